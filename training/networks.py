@@ -1,0 +1,682 @@
+"""StyleGAN2 mapping network, synthesis network and discriminator.
+
+Karras et al. 2020a, "Analyzing and Improving the Image Quality of StyleGAN" (arXiv:1912.04958), with the
+half-precision and conditioning additions of Karras et al. 2020b (arXiv:2006.06676).
+
+The text of this file travels inside every snapshot and is executed alone when an archive of another checkout is
+opened, so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
+
+Letters in shapes: N batch, I/O input and output channels, H W pixels, k kernel, L layers (num_ws).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from torch_utils import misc, persistence
+from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+
+SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
+
+
+def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    """Scale x so that its mean square along `dim` is one."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+
+
+def modulated_conv2d(
+    x: torch.Tensor,          # [N, I, H, W]
+    weight: torch.Tensor,     # [O, I, k, k]  kernel shared by the batch
+    styles: torch.Tensor,     # [N, I]        scale of each input channel of each sample
+    noise=None,               # broadcastable to the output, added after demodulation
+    up: int = 1,
+    down: int = 1,
+    padding=0,
+    resample_filter=None,
+    demodulate: bool = True,  # divide out the gain of styles and kernel?
+    flip_weight: bool = True,     # True: correlation; False: true convolution
+    fused_modconv: bool = True,   # fold the styles into the kernel where one kernel serves the whole batch?
+) -> torch.Tensor:            # [N, O, H*up/down, W*up/down]
+    """Modulate, convolve, demodulate (Karras et al. 2020a, Eqs. 1 and 3).
+
+    Styles and demodulation act per channel, so they are applied to the activations before and after one shared
+    convolution. Per-sample copies of the kernel are made only where they are smaller than the activations.
+    """
+    if x.dtype == torch.float16 and demodulate:
+        # Both factors cancel in the demodulation; without them float16 sums overflow.
+        weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
+        styles = styles / styles.abs().amax(dim=1, keepdim=True)
+    demod = None
+    if demodulate:
+        demod = (styles.square() @ weight.square().sum(dim=[2, 3]).t() + 1e-8).rsqrt()  # [N, O]
+
+    def convolve(image, kernel):
+        return conv2d_resample.conv2d_resample(
+            x=image, w=kernel.to(x.dtype), f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight
+        )
+
+    if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
+        return _modulated_1x1(x, weight, styles, demod, noise)
+    if fused_modconv and len(x) == 1:
+        kernel = weight * styles[0, :, None, None]
+        y = convolve(x, kernel if demod is None else kernel * demod[0, :, None, None, None])
+        return y if noise is None else y + noise.to(y.dtype)
+    y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight)
+    return _scale_and_add(y, demod, noise)
+
+
+def _modulated_1x1(x, weight, styles, demod, noise) -> torch.Tensor:
+    """A 1x1 kernel is a matrix: one small matrix per sample saves a pass over the activations."""
+    n, i, h, w = x.shape
+    kernel = weight[:, :, 0, 0] * styles[:, None]                # [N, O, I]
+    if demod is not None:
+        kernel = kernel * demod[:, :, None]
+    kernel = kernel.to(x.dtype)
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        y = x.permute(0, 2, 3, 1).reshape(n, h * w, i) @ kernel.transpose(1, 2)
+        y = y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    else:
+        y = (kernel @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
+    return y if noise is None else y + noise.to(y.dtype)
+
+
+def _scale_and_add(y, scale, noise) -> torch.Tensor:
+    """y * scale[n, o] + noise, either of which may be None; reuses the memory of y where autograd permits."""
+    scale = None if scale is None else scale.to(y.dtype)[:, :, None, None]
+    noise = None if noise is None else noise.to(y.dtype)
+    if not torch.is_grad_enabled():
+        y = y if scale is None else y.mul_(scale)
+        return y if noise is None else y.add_(noise)
+    if scale is None:
+        return y if noise is None else y + noise
+    return y * scale if noise is None else fma.fma(y, scale, noise)
+
+
+def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
+    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
+
+    Processors convolve fastest in float32 with the channels last; half precision exists for accelerators.
+    """
+    if device.type == "cpu":
+        return dict(dtype=torch.float32, memory_format=torch.channels_last)
+    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
+    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
+
+
+@persistence.persistent_class
+class FullyConnectedLayer(torch.nn.Module):
+    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1). [N, in] -> [N, out]"""
+
+    def __init__(
+        self,
+        in_features,           # numbers in
+        out_features,          # numbers out
+        bias=True,             # add a bias?
+        activation="linear",   # key of bias_act.activation_funcs
+        lr_multiplier=1,       # scale of the learning rate against the rest of the network
+        bias_init=0,           # initial bias
+    ):
+        super().__init__()
+        self.activation = activation
+        self.weight = torch.nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
+        self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.weight_gain = float(lr_multiplier / np.sqrt(in_features))
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x):
+        w = self.weight.to(x.dtype) * self.weight_gain
+        b = self.bias
+        if b is not None:
+            b = b.to(x.dtype)
+            b = b * self.bias_gain if self.bias_gain != 1 else b
+        if self.activation == "linear" and b is not None:
+            return torch.addmm(b.unsqueeze(0), x, w.t())
+        return bias_act.bias_act(x @ w.t(), b, act=self.activation)
+
+
+@persistence.persistent_class
+class Conv2dLayer(torch.nn.Module):
+    """Convolution with equalised learning rate, resampling and activation. [N, I, H, W] -> [N, O, H*up/down, ...]"""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,                   # k, odd
+        bias=True,                     # add a bias?
+        activation="linear",           # key of bias_act.activation_funcs
+        up=1,                          # integer factor
+        down=1,                        # integer factor
+        resample_filter=[1, 3, 3, 1],  # low-pass taps for up and down
+        conv_clamp=None,               # bound on the output's magnitude; None: unbounded
+        channels_last=False,           # memory layout of the weight
+        trainable=True,                # False: weight and bias are buffers (Freeze-D)
+    ):
+        super().__init__()
+        self.activation = activation
+        self.up = up
+        self.down = down
+        self.conv_clamp = conv_clamp
+        self.padding = kernel_size // 2
+        self.weight_gain = float(1 / np.sqrt(in_channels * kernel_size**2))
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size]).to(memory_format=layout)
+        bias = torch.zeros([out_channels]) if bias else None
+        if trainable:
+            self.weight = torch.nn.Parameter(weight)
+            self.bias = None if bias is None else torch.nn.Parameter(bias)
+        else:
+            self.register_buffer("weight", weight)
+            if bias is None:
+                self.bias = None
+            else:
+                self.register_buffer("bias", bias)
+
+    def forward(self, x, gain=1):
+        w = (self.weight * self.weight_gain).to(x.dtype)
+        x = conv2d_resample.conv2d_resample(
+            x=x, w=w, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
+        )
+        b = None if self.bias is None else self.bias.to(x.dtype)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act.bias_act(x, b, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+
+
+@persistence.persistent_class
+class MappingNetwork(torch.nn.Module):
+    """Multi-layer perceptron from latents and labels to styles. z [N, z_dim], c [N, c_dim] -> [N, L, w_dim]"""
+
+    def __init__(
+        self,
+        z_dim,                # 0: label only
+        c_dim,                # 0: unconditional
+        w_dim,
+        num_ws,               # copies of w, one per layer; None: return [N, w_dim]
+        num_layers=8,
+        embed_features=None,  # width of the label embedding; None: w_dim
+        layer_features=None,  # width of the hidden layers; None: w_dim
+        activation="lrelu",
+        lr_multiplier=0.01,   # learning rate of these layers against the rest
+        w_avg_beta=0.995,     # decay of the running mean of w; None: not tracked
+    ):
+        super().__init__()
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.num_ws = num_ws
+        self.num_layers = num_layers
+        self.w_avg_beta = w_avg_beta
+        embed_features = 0 if c_dim == 0 else w_dim if embed_features is None else embed_features
+        layer_features = w_dim if layer_features is None else layer_features
+        widths = [z_dim + embed_features] + [layer_features] * (num_layers - 1) + [w_dim]
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, embed_features)
+        for i in range(num_layers):
+            layer = FullyConnectedLayer(widths[i], widths[i + 1], activation=activation, lr_multiplier=lr_multiplier)
+            setattr(self, f"fc{i}", layer)
+        if num_ws is not None and w_avg_beta is not None:
+            self.register_buffer("w_avg", torch.zeros([w_dim]))
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
+        parts = []
+        if self.z_dim > 0:
+            misc.assert_shape(z, [None, self.z_dim])
+            parts.append(normalize_2nd_moment(z.to(torch.float32)))
+        if self.c_dim > 0:
+            misc.assert_shape(c, [None, self.c_dim])
+            parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
+        w = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        for i in range(self.num_layers):
+            w = getattr(self, f"fc{i}")(w)                                   # [N, w_dim] after the last
+        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+        if self.num_ws is None:
+            return w
+        ws = w.unsqueeze(1).repeat([1, self.num_ws, 1])
+        if truncation_psi != 1:
+            cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+            truncated = self.w_avg.lerp(ws[:, :cutoff], truncation_psi)
+            ws = torch.cat([truncated, ws[:, cutoff:]], dim=1)
+        return ws
+
+
+@persistence.persistent_class
+class SynthesisLayer(torch.nn.Module):
+    """Styled convolution with noise, bias and activation. [N, I, H/up, W/up], w [N, w_dim] -> [N, O, H, W]"""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        w_dim,
+        resolution,                    # of the output
+        kernel_size=3,
+        up=1,                          # integer factor
+        use_noise=True,
+        activation="lrelu",
+        resample_filter=[1, 3, 3, 1],
+        conv_clamp=None,               # bound on the output's magnitude; None: unbounded
+        channels_last=False,           # memory layout of the weight
+    ):
+        super().__init__()
+        self.resolution = resolution
+        self.up = up
+        self.use_noise = use_noise
+        self.activation = activation
+        self.conv_clamp = conv_clamp
+        self.padding = kernel_size // 2
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
+        self.weight = torch.nn.Parameter(weight.to(memory_format=layout))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.noise_strength = torch.nn.Parameter(torch.zeros([]))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+
+    def forward(self, x, w, noise_mode="random", fused_modconv=True, gain=1):
+        x = modulated_conv2d(
+            x, self.weight, self.affine(w), noise=self.noise(len(x), noise_mode), up=self.up, padding=self.padding,
+            resample_filter=self.resample_filter, flip_weight=self.up == 1, fused_modconv=fused_modconv,
+        )
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+
+    def noise(self, batch_size, mode):
+        """Noise map broadcastable to [N, 1, H, W], or None."""
+        if mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode must be random, const or none, got {mode!r}")
+        if not self.use_noise or mode == "none":
+            return None
+        if mode == "const":
+            return self.noise_const * self.noise_strength
+        shape = [batch_size, 1, self.resolution, self.resolution]
+        return torch.randn(shape, device=self.noise_const.device) * self.noise_strength
+
+
+@persistence.persistent_class
+class ToRGBLayer(torch.nn.Module):
+    """Styled 1x1 convolution to image channels, without demodulation. [N, I, H, W], w [N, w_dim] -> [N, C, H, W]"""
+
+    def __init__(self, in_channels, out_channels, w_dim, kernel_size=1, conv_clamp=None, channels_last=False):
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
+        self.weight = torch.nn.Parameter(weight.to(memory_format=layout))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+        self.weight_gain = float(1 / np.sqrt(in_channels * kernel_size**2))
+
+    def forward(self, x, w, fused_modconv=True):
+        styles = self.affine(w) * self.weight_gain
+        x = modulated_conv2d(
+            x, self.weight, styles, padding=self.weight.shape[2] // 2, demodulate=False, fused_modconv=fused_modconv
+        )
+        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+
+@persistence.persistent_class
+class SynthesisBlock(torch.nn.Module):
+    """All layers of one resolution. x [N, I, H/2, W/2], img [N, C, H/2, W/2] -> x [N, O, H, W], img [N, C, H, W]"""
+
+    def __init__(
+        self,
+        in_channels,                   # 0: first block, starts from a learned constant
+        out_channels,
+        w_dim,
+        resolution,                    # of the output
+        img_channels,
+        is_last,                       # does the network end here?
+        architecture="skip",           # orig, skip or resnet (Karras et al. 2020a, Figure 7)
+        resample_filter=[1, 3, 3, 1],
+        conv_clamp=None,
+        use_fp16=False,                # half precision on accelerators?
+        fp16_channels_last=False,      # memory layout of half-precision activations
+        **layer_kwargs,                # further arguments of SynthesisLayer
+    ):
+        if architecture not in ("orig", "skip", "resnet"):
+            raise ValueError(f"architecture must be orig, skip or resnet, got {architecture!r}")
+        super().__init__()
+        self.in_channels = in_channels
+        self.w_dim = w_dim
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.is_last = is_last
+        self.architecture = architecture
+        self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.num_torgb = 1 if is_last or architecture == "skip" else 0
+        common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
+        if in_channels == 0:
+            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+        else:
+            self.conv0 = SynthesisLayer(
+                in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter,
+                **common, **layer_kwargs,
+            )
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **common, **layer_kwargs)
+        if self.num_torgb:
+            self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, **common)
+        if in_channels != 0 and architecture == "resnet":
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, kernel_size=1, bias=False, up=2, resample_filter=resample_filter,
+                channels_last=self.channels_last,
+            )
+
+    def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
+        misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
+        w = iter(ws.unbind(dim=1))
+        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, ws.device)
+        if fused_modconv is None:
+            fused_modconv = not self.training and (layout["dtype"] == torch.float32 or len(ws) == 1)
+        layer_kwargs["fused_modconv"] = fused_modconv
+
+        if self.in_channels == 0:
+            x = self.const.expand(len(ws), *self.const.shape).to(**layout)
+            x = self.conv1(x, next(w), **layer_kwargs)
+        elif self.architecture == "resnet":
+            x = x.to(**layout)
+            shortcut = self.skip(x, gain=SQRT_HALF)
+            x = self.conv0(x, next(w), **layer_kwargs)
+            x = shortcut + self.conv1(x, next(w), gain=SQRT_HALF, **layer_kwargs)
+        else:
+            x = self.conv0(x.to(**layout), next(w), **layer_kwargs)
+            x = self.conv1(x, next(w), **layer_kwargs)
+
+        if img is not None:
+            img = upfirdn2d.upsample2d(img, self.resample_filter)
+        if self.num_torgb:
+            rgb = self.torgb(x, next(w), fused_modconv=fused_modconv).to(torch.float32)
+            img = rgb if img is None else img + rgb
+        return x, img
+
+
+def block_channels(resolution: int, channel_base: int, channel_max: int) -> int:
+    """Width of the layers at one resolution."""
+    return min(channel_base // resolution, channel_max)
+
+
+def check_resolution(resolution: int) -> int:
+    """log2 of the image size; ValueError unless it is a power of two, at least 4."""
+    log2 = int(np.log2(max(resolution, 1)))
+    if resolution < 4 or resolution != 2**log2:
+        raise ValueError(f"image resolution must be a power of two and at least 4, got {resolution}")
+    return log2
+
+
+def uses_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
+    """Do the `num_fp16_res` highest resolutions include this one? 4x4 never runs in half precision."""
+    return num_fp16_res > 0 and resolution >= max(2 * img_resolution // 2**num_fp16_res, 8)
+
+
+@persistence.persistent_class
+class SynthesisNetwork(torch.nn.Module):
+    """Styles to images. ws [N, L, w_dim] -> [N, C, R, R] float32"""
+
+    def __init__(
+        self,
+        w_dim,
+        img_resolution,        # R, power of two
+        img_channels,
+        channel_base=32768,    # channels times resolution
+        channel_max=512,       # upper bound on channels
+        num_fp16_res=0,        # how many of the highest resolutions use half precision
+        **block_kwargs,        # further arguments of SynthesisBlock
+    ):
+        log2 = check_resolution(img_resolution)
+        super().__init__()
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_resolution_log2 = log2
+        self.img_channels = img_channels
+        self.block_resolutions = [2**i for i in range(2, log2 + 1)]
+        self.num_ws = 0
+        in_channels = 0
+        for res in self.block_resolutions:
+            out_channels = block_channels(res, channel_base, channel_max)
+            is_last = res == img_resolution
+            block = SynthesisBlock(
+                in_channels, out_channels, w_dim=w_dim, resolution=res, img_channels=img_channels, is_last=is_last,
+                use_fp16=uses_fp16(res, img_resolution, num_fp16_res), **block_kwargs,
+            )
+            self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
+            setattr(self, f"b{res}", block)
+            in_channels = out_channels
+
+    def forward(self, ws, **block_kwargs):
+        misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
+        ws = ws.to(torch.float32)
+        x = img = None
+        first = 0
+        for res in self.block_resolutions:
+            block = getattr(self, f"b{res}")
+            # The last style of a block, for its RGB output, is also the first of the next block.
+            x, img = block(x, img, ws[:, first : first + block.num_conv + block.num_torgb], **block_kwargs)
+            first += block.num_conv
+        return img
+
+
+@persistence.persistent_class
+class Generator(torch.nn.Module):
+    """Mapping followed by synthesis. z [N, z_dim], c [N, c_dim] -> image [N, C, R, R], nominally -1..1"""
+
+    def __init__(
+        self,
+        z_dim,
+        c_dim,                 # 0: unconditional
+        w_dim,
+        img_resolution,        # power of two
+        img_channels,
+        mapping_kwargs={},     # further arguments of MappingNetwork
+        synthesis_kwargs={},   # further arguments of SynthesisNetwork
+    ):
+        super().__init__()
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, num_ws=self.num_ws, **mapping_kwargs)
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, **synthesis_kwargs)
+
+
+@persistence.persistent_class
+class DiscriminatorBlock(torch.nn.Module):
+    """All layers of one resolution. x [N, I, H, W] or None, img [N, C, H, W] or None -> x [N, O, H/2, W/2], img"""
+
+    def __init__(
+        self,
+        in_channels,                   # 0: first block, starts from the image
+        tmp_channels,
+        out_channels,
+        resolution,                    # of the input
+        img_channels,
+        first_layer_idx,               # number of this block's first layer, for Freeze-D
+        architecture="resnet",         # orig, skip or resnet (Karras et al. 2020a, Figure 7)
+        activation="lrelu",
+        resample_filter=[1, 3, 3, 1],
+        conv_clamp=None,
+        use_fp16=False,                # half precision on accelerators?
+        fp16_channels_last=False,      # memory layout of half-precision activations
+        freeze_layers=0,               # layers with a lower number are not trained
+    ):
+        if architecture not in ("orig", "skip", "resnet"):
+            raise ValueError(f"architecture must be orig, skip or resnet, got {architecture!r}")
+        super().__init__()
+        self.in_channels = in_channels
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.first_layer_idx = first_layer_idx
+        self.architecture = architecture
+        self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.num_layers = 0
+
+        def layer(*args, **kwargs):
+            trainable = first_layer_idx + self.num_layers >= freeze_layers
+            self.num_layers += 1
+            return Conv2dLayer(*args, trainable=trainable, channels_last=self.channels_last, **kwargs)
+
+        rectified = dict(activation=activation, conv_clamp=conv_clamp)
+        if in_channels == 0 or architecture == "skip":
+            self.fromrgb = layer(img_channels, tmp_channels, kernel_size=1, **rectified)
+        self.conv0 = layer(tmp_channels, tmp_channels, kernel_size=3, **rectified)
+        self.conv1 = layer(
+            tmp_channels, out_channels, kernel_size=3, down=2, resample_filter=resample_filter, **rectified
+        )
+        if architecture == "resnet":
+            self.skip = layer(
+                tmp_channels, out_channels, kernel_size=1, bias=False, down=2, resample_filter=resample_filter
+            )
+
+    def forward(self, x, img, force_fp32=False):
+        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, (img if x is None else x).device)
+        x = None if x is None else x.to(**layout)
+        if self.in_channels == 0 or self.architecture == "skip":
+            img = img.to(**layout)
+            y = self.fromrgb(img)
+            x = y if x is None else x + y
+            img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+        if self.architecture == "resnet":
+            shortcut = self.skip(x, gain=SQRT_HALF)
+            x = shortcut + self.conv1(self.conv0(x), gain=SQRT_HALF)
+        else:
+            x = self.conv1(self.conv0(x))
+        return x, img
+
+
+@persistence.persistent_class
+class MinibatchStdLayer(torch.nn.Module):
+    """Append the deviation within groups of the batch as channels (Karras et al. 2018, section 3)."""
+
+    def __init__(
+        self,
+        group_size,       # samples per group; None: the whole batch
+        num_channels=1,   # channels to append, each from an equal share of the input channels
+    ):
+        super().__init__()
+        self.group_size = group_size
+        self.num_channels = num_channels
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        size = n if self.group_size is None else min(self.group_size, n)
+        if n % size or c % self.num_channels:
+            raise ValueError(
+                f"batch of {n} with {c} channels does not split into groups of {size} and {self.num_channels} shares"
+            )
+        y = x.reshape(size, -1, self.num_channels, c // self.num_channels, h, w)      # [G, N/G, F, C/F, H, W]
+        deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [N/G, F]
+        y = deviation.repeat(size, 1)[:, :, None, None].expand(-1, -1, h, w)          # [N, F, H, W]
+        return torch.cat([x, y.to(x.dtype)], dim=1)
+
+
+@persistence.persistent_class
+class DiscriminatorEpilogue(torch.nn.Module):
+    """Last activations to logits. x [N, I, H, W], img [N, C, H, W] (skip only), cmap [N, cmap_dim] -> [N, 1]"""
+
+    def __init__(
+        self,
+        in_channels,
+        cmap_dim,                # width of the mapped label; 0: unconditional
+        resolution,              # of the input
+        img_channels,
+        architecture="resnet",   # orig, skip or resnet
+        mbstd_group_size=4,      # of MinibatchStdLayer
+        mbstd_num_channels=1,    # of MinibatchStdLayer; 0: none
+        activation="lrelu",
+        conv_clamp=None,
+    ):
+        super().__init__()
+        self.in_channels = in_channels
+        self.cmap_dim = cmap_dim
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.architecture = architecture
+        if architecture == "skip":
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, kernel_size=1, activation=activation)
+        self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
+        self.conv = Conv2dLayer(
+            in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp
+        )
+        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
+        self.out = FullyConnectedLayer(in_channels, 1 if cmap_dim == 0 else cmap_dim)
+
+    def forward(self, x, img, cmap, force_fp32=False):
+        misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
+        x = x.to(torch.float32)
+        if self.architecture == "skip":
+            x = x + self.fromrgb(img.to(torch.float32))
+        if self.mbstd is not None:
+            x = self.mbstd(x)
+        x = self.out(self.fc(self.conv(x).flatten(1)))
+        if self.cmap_dim > 0:
+            x = (x * cmap).sum(dim=1, keepdim=True) / self.cmap_dim**0.5
+        return x
+
+
+@persistence.persistent_class
+class Discriminator(torch.nn.Module):
+    """Images to logits, projected on the label if there is one. img [N, C, R, R], c [N, c_dim] -> [N, 1]"""
+
+    def __init__(
+        self,
+        c_dim,                   # 0: unconditional
+        img_resolution,          # R, power of two
+        img_channels,
+        architecture="resnet",   # orig, skip or resnet
+        channel_base=32768,      # channels times resolution
+        channel_max=512,         # upper bound on channels
+        num_fp16_res=0,          # how many of the highest resolutions use half precision
+        conv_clamp=None,         # bound on the magnitude of activations
+        cmap_dim=None,           # width of the mapped label; None: channels at 4x4
+        block_kwargs={},         # further arguments of DiscriminatorBlock
+        mapping_kwargs={},       # further arguments of MappingNetwork
+        epilogue_kwargs={},      # further arguments of DiscriminatorEpilogue
+    ):
+        log2 = check_resolution(img_resolution)
+        super().__init__()
+        self.c_dim = c_dim
+        self.img_resolution = img_resolution
+        self.img_resolution_log2 = log2
+        self.img_channels = img_channels
+        self.block_resolutions = [2**i for i in range(log2, 2, -1)]
+        channels = {2**i: block_channels(2**i, channel_base, channel_max) for i in range(2, log2 + 1)}
+        cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
+        common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+        num_layers = 0
+        for res in self.block_resolutions:
+            block = DiscriminatorBlock(
+                channels[res] if res < img_resolution else 0, channels[res], channels[res // 2], resolution=res,
+                first_layer_idx=num_layers, use_fp16=uses_fp16(res, img_resolution, num_fp16_res),
+                **common, **block_kwargs,
+            )
+            setattr(self, f"b{res}", block)
+            num_layers += block.num_layers
+        if c_dim > 0:
+            self.mapping = MappingNetwork(
+                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs
+            )
+        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **common, **epilogue_kwargs)
+
+    def forward(self, img, c, **block_kwargs):
+        misc.assert_shape(img, [None, self.img_channels, self.img_resolution, self.img_resolution])
+        x = None
+        for res in self.block_resolutions:
+            x, img = getattr(self, f"b{res}")(x, img, **block_kwargs)
+        cmap = self.mapping(None, c) if self.c_dim > 0 else None
+        return self.b4(x, img, cmap, **block_kwargs)
