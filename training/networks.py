@@ -85,12 +85,11 @@ def _scale_and_add(y, scale, noise) -> torch.Tensor:
     """y * scale[n, o] + noise, either of which may be None; reuses the memory of y where autograd permits."""
     scale = None if scale is None else scale.to(y.dtype)[:, :, None, None]
     noise = None if noise is None else noise.to(y.dtype)
-    if not torch.is_grad_enabled():
-        y = y if scale is None else y.mul_(scale)
-        return y if noise is None else y.add_(noise)
     if scale is None:
         return y if noise is None else y + noise
-    return y * scale if noise is None else fma.fma(y, scale, noise)
+    if torch.is_grad_enabled():
+        return y * scale if noise is None else fma.fma(y, scale, noise)
+    return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
 
 
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:

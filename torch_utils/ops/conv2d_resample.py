@@ -82,5 +82,8 @@ def _convolve(x, w, pads, stride: int, groups: int, flip_weight: bool) -> torch.
 def _transposed(w: torch.Tensor, groups: int, flip_weight: bool) -> torch.Tensor:
     """Kernel for a transposed convolution, [I, O/groups, kh, kw]."""
     o, i, kh, kw = w.shape
-    w = w.reshape(groups, o // groups, i, kh, kw).transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
+    if groups == 1:
+        w = w.transpose(0, 1)
+    else:
+        w = w.reshape(groups, o // groups, i, kh, kw).transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
     return w.flip([2, 3]) if flip_weight else w

@@ -1,0 +1,505 @@
+"""Helpers shared by the whole code base: option dictionaries, logging, object look-up by name, files and URLs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fnmatch
+import glob
+import hashlib
+import html.parser
+import http.client
+import http.cookiejar
+import importlib
+import inspect
+import io
+import os
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+import time
+import types
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+
+
+class EasyDict(dict):
+    """A dict whose items can also be read, written and deleted as attributes.
+
+    Prints and pickles like a plain dict; nested dicts are left as they are.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Logger:
+    """Stands in for stdout and stderr from construction to `close()`, and copies all text to an optional file."""
+
+    def __init__(self, file_name: str | os.PathLike | None = None, file_mode: str = "w", should_flush: bool = True):
+        self.file: IO[str] | None = None
+        if file_name is not None:
+            self.file = open(file_name, file_mode, encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self.should_flush = should_flush
+        self.stdout = sys.stdout
+        self.stderr = sys.stderr
+        sys.stdout = self
+        sys.stderr = self
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def encoding(self) -> str:
+        return self.stdout.encoding
+
+    def isatty(self) -> bool:
+        return self.stdout.isatty()
+
+    def write(self, text: str | bytes) -> int:
+        """Write to the former stdout and the file; returns the number of characters."""
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
+        if text:
+            if self.file is not None:
+                self.file.write(text)
+            self.stdout.write(text)
+            if self.should_flush:
+                self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        if self.file is not None:
+            self.file.flush()
+        self.stdout.flush()
+
+    def close(self) -> None:
+        """Give the streams back, unless somebody else replaced them meanwhile, and close the file."""
+        self.flush()
+        if sys.stdout is self:
+            sys.stdout = self.stdout
+        if sys.stderr is self:
+            sys.stderr = self.stderr
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+# ----- Cache directory
+
+_cache_dir: str | None = None
+
+
+def set_cache_dir(path: str | None) -> None:
+    """Set the cache root of this process; it wins over the environment."""
+    global _cache_dir
+    _cache_dir = path
+
+
+def make_cache_dir_path(*parts: str) -> str:
+    """Path below the cache root. Nothing is created.
+
+    The root is the first of: `set_cache_dir`, $DNNLIB_CACHE_DIR, `.cache/dnnlib` in the home or temporary directory.
+    """
+    if _cache_dir is not None:
+        return os.path.join(_cache_dir, *parts)
+    if "DNNLIB_CACHE_DIR" in os.environ:
+        return os.path.join(os.environ["DNNLIB_CACHE_DIR"], *parts)
+    for variable in ("HOME", "USERPROFILE"):
+        if variable in os.environ:
+            return os.path.join(os.environ[variable], ".cache", "dnnlib", *parts)
+    return os.path.join(tempfile.gettempdir(), ".cache", "dnnlib", *parts)
+
+
+# ----- Small conversions
+
+
+def format_time(seconds: float) -> str:
+    """`12s`, `3m 07s`, `2h 03m 07s` or `1d 02h 03m`, from seconds rounded to the nearest integer."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 60 * 60:
+        return f"{s // 60}m {s % 60:02}s"
+    if s < 24 * 60 * 60:
+        return f"{s // (60 * 60)}h {s // 60 % 60:02}m {s % 60:02}s"
+    return f"{s // (24 * 60 * 60)}d {s // (60 * 60) % 24:02}h {s // 60 % 60:02}m"
+
+
+def ask_yes_no(question: str) -> bool:
+    """Ask on the terminal until the answer is yes or no."""
+    answers = {"y": True, "yes": True, "n": False, "no": False}
+    while True:
+        answer = input(f"{question} [y/n] ").strip().lower()
+        if answer in answers:
+            return answers[answer]
+
+
+def tuple_product(t: Iterable) -> Any:
+    """Product of all elements; 1 when there are none."""
+    result = 1
+    for value in t:
+        result *= value
+    return result
+
+
+_DTYPE_TO_CTYPE: dict[str, Any] = {
+    "uint8": ctypes.c_uint8,
+    "uint16": ctypes.c_uint16,
+    "uint32": ctypes.c_uint32,
+    "uint64": ctypes.c_uint64,
+    "int8": ctypes.c_int8,
+    "int16": ctypes.c_int16,
+    "int32": ctypes.c_int32,
+    "int64": ctypes.c_int64,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}
+
+
+def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
+    """The numpy dtype and the ctypes type of a dtype, its name, a numpy scalar type, or anything with a `dtype`.
+
+    Raises ValueError for types other than the (un)signed integers of 8 to 64 bits, float32 and float64.
+    """
+    name = getattr(type_obj, "__name__", None) or getattr(type_obj, "name", None)
+    if isinstance(type_obj, str):
+        name = type_obj
+    elif not isinstance(name, str):
+        name = np.dtype(getattr(type_obj, "dtype", type_obj)).name
+    if name not in _DTYPE_TO_CTYPE:
+        raise ValueError(f"type must be one of {', '.join(_DTYPE_TO_CTYPE)}, got {name}")
+    return np.dtype(name), _DTYPE_TO_CTYPE[name]
+
+
+def is_pickleable(obj: Any) -> bool:
+    """Whether `pickle.dumps` succeeds."""
+    try:
+        pickle.dumps(obj)
+    except Exception:  # whatever a foreign __reduce__ raises, the answer is no
+        return False
+    return True
+
+
+# ----- Objects by name
+
+
+def get_module_from_obj_name(obj_name: str) -> tuple[types.ModuleType, str]:
+    """Split `package.module.Class.member` into the imported module and the dotted rest, here `Class.member`.
+
+    The longest importable prefix that has the rest as a member wins. If none has, an import that failed *inside* a
+    candidate is raised first (it explains the most), then a missing member, then a plain ImportError.
+    """
+    full_name = re.sub(r"^tf\.", "tensorflow.", re.sub(r"^np\.", "numpy.", obj_name))
+    parts = full_name.split(".")
+    if not all(parts):
+        raise ImportError(f"not a dotted name of an object: {obj_name!r}")
+
+    import_error: ImportError | None = None
+    attribute_error: AttributeError | None = None
+    for count in range(len(parts), 0, -1):
+        module_name, rest = ".".join(parts[:count]), ".".join(parts[count:])
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as err:
+            # That the candidate itself or a parent of it does not exist is the normal case here.
+            if not (isinstance(err, ModuleNotFoundError) and f"{module_name}.".startswith(f"{err.name}.")):
+                import_error = import_error or err
+            continue
+        try:
+            get_obj_from_module(module, rest)
+        except AttributeError as err:
+            attribute_error = attribute_error or err
+            continue
+        return module, rest
+    raise import_error or attribute_error or ImportError(obj_name)
+
+
+def get_obj_from_module(module: types.ModuleType, obj_name: str) -> Any:
+    """Member of a module by its dotted name; the module itself for an empty name."""
+    obj: Any = module
+    for part in obj_name.split(".") if obj_name else []:
+        obj = getattr(obj, part)
+    return obj
+
+
+def get_obj_by_name(name: str) -> Any:
+    """Import whatever is needed and return the object with this fully qualified name."""
+    module, obj_name = get_module_from_obj_name(name)
+    return get_obj_from_module(module, obj_name)
+
+
+def call_func_by_name(*args: Any, func_name: str | None = None, **kwargs: Any) -> Any:
+    """Call the object with the fully qualified name `func_name`, forwarding all other arguments."""
+    if func_name is None:
+        raise ValueError("func_name is required: the fully qualified name of what to call")
+    func = get_obj_by_name(func_name)
+    if not callable(func):
+        raise ValueError(f"{func_name} must be callable, got {type(func).__name__}")
+    return func(*args, **kwargs)
+
+
+def construct_class_by_name(*args: Any, class_name: str | None = None, **kwargs: Any) -> Any:
+    """Construct the class with the fully qualified name `class_name`, forwarding all other arguments."""
+    if class_name is None:
+        raise ValueError("class_name is required: the fully qualified name of what to construct")
+    return call_func_by_name(*args, func_name=class_name, **kwargs)
+
+
+def get_module_dir_by_obj_name(obj_name: str) -> str:
+    """Directory of the file that defines the object."""
+    module, _ = get_module_from_obj_name(obj_name)
+    return os.path.dirname(inspect.getfile(module))
+
+
+def is_top_level_function(obj: Any) -> bool:
+    """Whether `obj` is callable and found under its own name at the top of its module."""
+    return callable(obj) and getattr(obj, "__name__", None) in vars(sys.modules[obj.__module__])
+
+
+def get_top_level_function_name(obj: Any) -> str:
+    """Name under which another process finds a top-level function; `__main__` becomes the stem of the script."""
+    if not is_top_level_function(obj):
+        raise ValueError(f"only functions at the top of a module have such a name, got {obj!r}")
+    module = obj.__module__
+    if module == "__main__":
+        module = os.path.splitext(os.path.basename(sys.modules[module].__file__ or ""))[0]
+    return f"{module}.{obj.__name__}"
+
+
+# ----- Files
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    The content goes to a temporary file beside it, is forced to disk and renamed over `path` at the end of the `with`
+    block. When the block raises, the temporary file is removed and an existing `path` keeps its content.
+    """
+    if "w" not in mode:
+        raise ValueError(f"an atomic write needs a mode with 'w', got {mode!r}")
+    final = os.path.realpath(path)  # write through a symbolic link instead of replacing it
+    # The short name cannot exceed the limit of the file system where that of `path` does not.
+    temp = os.path.join(os.path.dirname(final), f".tmp-{uuid.uuid4().hex}")
+    try:
+        file = open(temp, mode.replace("w", "x"), **open_kwargs)  # noqa: SIM115 - closed below in any case
+    except OSError as err:
+        raise type(err)(err.errno, err.strerror, os.fspath(path)) from None  # name the file the user knows
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temp)
+        raise
+
+
+def list_dir_recursively_with_ignore(
+    dir_path: str, ignores: Sequence[str] | None = None, add_base_to_relative: bool = False
+) -> list[tuple[str, str]]:
+    """All files below a directory as sorted `(path, path relative to dir_path)`.
+
+    ignores: shell patterns; matching directories are not entered, matching files left out.
+    add_base_to_relative: start the relative paths with the name of the directory itself.
+    """
+    if not os.path.isdir(dir_path):
+        raise NotADirectoryError(f"not a directory: {dir_path}")
+
+    def kept(names: list[str]) -> list[str]:
+        return sorted(n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in ignores or []))
+
+    base = os.path.basename(os.path.normpath(dir_path)) if add_base_to_relative else ""
+    result = []
+    for root, dirs, files in os.walk(dir_path):
+        dirs[:] = kept(dirs)  # os.walk descends into what is left in the list
+        for name in kept(files):
+            path = os.path.join(root, name)
+            result.append((os.path.abspath(path), os.path.join(base, os.path.relpath(path, dir_path))))
+    return result
+
+
+def copy_files_and_create_dirs(files: Iterable[tuple[str, str]]) -> None:
+    """Copy each `(source, destination)`, making the folders of the destination."""
+    for source, destination in files:
+        os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
+        shutil.copyfile(source, destination)
+
+
+# ----- URLs
+
+_TIMEOUT = 60  # seconds without any data after which a connection counts as dead
+_RETRY_DELAY = 1.0  # seconds before the second attempt; grows linearly with the attempts
+
+
+def is_url(obj: Any, allow_file_urls: bool = False) -> bool:
+    """Whether `obj` is text of the form `scheme://host.domain/...`; `file://` counts only if asked for."""
+    if not isinstance(obj, str) or "://" not in obj:
+        return False
+    try:
+        url = urllib.parse.urlsplit(obj)
+    except ValueError:
+        return False
+    if url.scheme == "file":
+        return allow_file_urls
+    return bool(url.scheme) and "." in (url.hostname or "")
+
+
+def open_url(
+    url: str,
+    cache_dir: str | None = None,
+    num_attempts: int = 10,
+    verbose: bool = True,
+    return_filename: bool = False,
+    cache: bool = True,
+) -> Any:
+    """Open a local path, a `file://` URL or a download for binary reading.
+
+    cache_dir: where downloads are kept; default `downloads` in the cache root.
+    return_filename: return the path of the (cached) file instead of a file object.
+    cache: keep the download and reuse an earlier one.
+    Raises OSError when the file cannot be had, ValueError for an unusable URL.
+    """
+    if num_attempts < 1:
+        raise ValueError(f"num_attempts must be >= 1, got {num_attempts}")
+    if return_filename and not cache:
+        raise ValueError("return_filename=True needs cache=True: without the cache there is no file to name")
+
+    path = _local_path(url)
+    if path is not None:
+        return path if return_filename else open(path, "rb")  # noqa: SIM115 - the caller closes it
+    if not is_url(url):
+        raise ValueError(f"a URL needs a scheme and a host with a dot, got {url}")
+
+    cache_dir = cache_dir or make_cache_dir_path("downloads")
+    url_md5 = hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest()
+    if cache:
+        cached = glob.glob(os.path.join(glob.escape(cache_dir), f"{url_md5}_*"))
+        if len(cached) == 1:
+            return cached[0] if return_filename else open(cached[0], "rb")  # noqa: SIM115 - the caller closes it
+
+    data, name = _download(url, num_attempts, verbose)
+    if cache:
+        os.makedirs(cache_dir, exist_ok=True)
+        safe_name = re.sub(r"[^0-9a-zA-Z\-._]", "_", name)[-128:]
+        cache_file = os.path.join(cache_dir, f"{url_md5}_{safe_name}")
+        with open_atomic(cache_file) as f:
+            f.write(data)
+        if return_filename:
+            return cache_file
+    return io.BytesIO(data)
+
+
+def _local_path(url: str) -> str | None:
+    """The path that a string without scheme or with `file://` stands for, None for everything else."""
+    if not re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]*://", url):
+        return url
+    if not url.startswith("file://"):
+        return None
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    return path[1:] if re.match(r"/[a-zA-Z]:", path) else path  # file:///C:/x is C:/x
+
+
+def _download(url: str, num_attempts: int, verbose: bool) -> tuple[bytes, str]:
+    """Content and remote file name of an HTTP URL; tries again after errors that may pass."""
+    if verbose:
+        print(f"Downloading {url} ... ", end="", flush=True)
+    for attempt in range(1, num_attempts + 1):
+        try:
+            result = _download_once(url)
+            break
+        except (OSError, http.client.HTTPException) as err:
+            permanent = isinstance(err, urllib.error.HTTPError) and 400 <= err.code < 500 and err.code not in (408, 429)
+            if permanent or attempt == num_attempts:
+                if verbose:
+                    print("failed")
+                reason = str(err) or type(err).__name__
+                raise OSError(f"cannot download {url} (attempt {attempt} of {num_attempts}): {reason}") from err
+        if verbose:
+            print(".", end="", flush=True)
+        time.sleep(_RETRY_DELAY * attempt)
+    if verbose:
+        print("done")
+    return result
+
+
+def _download_once(url: str) -> tuple[bytes, str]:
+    """One attempt, following the page with which Google Drive asks for confirmation before large files."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+    data, name, content_type = _fetch(opener, url)
+    host = urllib.parse.urlsplit(url).hostname or ""
+    if content_type == "text/html" and (host == "google.com" or host.endswith(".google.com")):
+        page = data.decode("utf-8", errors="replace")
+        confirmed_url = _find_drive_confirmation(page, url)
+        if confirmed_url is None:
+            reason = "download quota exceeded" if "quota" in page.lower() else "got a web page instead of a file"
+            raise OSError(f"Google Drive: {reason}")
+        data, name, content_type = _fetch(opener, confirmed_url)
+        if content_type == "text/html":
+            raise OSError("Google Drive: got a web page instead of a file after confirming the download")
+    if not data:
+        raise OSError("the server sent no data")
+    return data, name
+
+
+def _fetch(opener: urllib.request.OpenerDirector, url: str) -> tuple[bytes, str, str]:
+    """Body, file name and content type of one request."""
+    with opener.open(url, timeout=_TIMEOUT) as response:
+        name = response.headers.get_filename() or os.path.basename(urllib.parse.urlsplit(url).path) or "download"
+        return response.read(), name, response.headers.get_content_type()
+
+
+class _DriveConfirmation(html.parser.HTMLParser):
+    """Collects the confirmation form (action and hidden fields) or link of a Google Drive page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action: str | None = None
+        self.fields: dict[str, str] = {}
+        self.link: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        if tag == "form" and "download" in values.get("action", ""):
+            self.action = values["action"]
+        elif tag == "input" and self.action is not None and "name" in values:
+            self.fields[values["name"]] = values.get("value", "")
+        elif tag == "a" and "export=download" in values.get("href", "") and "confirm=" in values["href"]:
+            self.link = values["href"]
+
+
+def _find_drive_confirmation(page: str, page_url: str) -> str | None:
+    """URL behind the "download anyway" button of a Google Drive page, None when there is no such button."""
+    found = _DriveConfirmation()
+    found.feed(page)
+    if found.action is not None:
+        query = urllib.parse.urlencode(found.fields)
+        separator = "&" if "?" in found.action else "?"
+        return urllib.parse.urljoin(page_url, found.action + (separator + query if query else ""))
+    return urllib.parse.urljoin(page_url, found.link) if found.link else None

@@ -1,0 +1,634 @@
+"""The generator of Spatially Stochastic Networks (SSN).
+
+Hong, Arjovsky, Barnhart, Thompson 2020, "Low Distortion Block-Resampling with Spatially Stochastic Networks"
+(arXiv:2006.05394): StyleGAN2 whose latent is a grid of independent blocks. Each block passes through the same mapping
+network, and the resulting grid of styles becomes a style map that modulates every convolution differently at every
+position. To the host it looks like an ordinary StyleGAN2 generator with a long flat latent.
+
+The text of this file travels inside every snapshot and is executed alone when a checkout without the plugin opens it,
+so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
+
+Letters in shapes: N batch, R S grid rows and columns, B = R*S blocks, L layers (num_ws), I/O channels in and out,
+H W pixels, k kernel, r resolution at which a layer's style map is computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from torch_utils import misc, persistence
+from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+
+SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
+
+
+def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    """Scale x so that its mean square along `dim` is one."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+
+
+def resize(x: torch.Tensor, size) -> torch.Tensor:
+    """Map [N, C, r, r'] to [N, C, *size]: bilinear with half-pixel centres upwards, area average downwards.
+
+    A single cell stays a single cell: it broadcasts against any size.
+    """
+    size = tuple(size)
+    if tuple(x.shape[2:]) in ((1, 1), size):
+        return x
+    if x.shape[2] > size[0] or x.shape[3] > size[1]:
+        x = F.adaptive_avg_pool2d(x, (min(x.shape[2], size[0]), min(x.shape[3], size[1])))
+        return x if tuple(x.shape[2:]) == size else resize(x, size)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def memory_format_of(x: torch.Tensor) -> torch.memory_format:
+    """Layout of an activation tensor, for tensors that will be multiplied with it."""
+    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def map_channels(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Apply a 1x1 kernel as a matrix product, in the layout of x: [N, I, H, W], [O, I] -> [N, O, H, W]"""
+    n, i, h, w = x.shape
+    if memory_format_of(x) == torch.channels_last:
+        y = x.permute(0, 2, 3, 1).reshape(n * h * w, i) @ matrix.t()
+        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    return (matrix @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
+
+
+def style_gain(
+    styles: torch.Tensor,   # [N, I, r, r]  style map
+    weight: torch.Tensor,   # [O, I, k, k]  kernel
+    method: str = "exact",  # exact, separable or constant
+    eps: float = 1e-8,      # avoids division by zero where all styles vanish
+) -> torch.Tensor:          # [N, O, r, r]
+    """1 / sqrt(W^2 * s^2 + eps): the inverse standard deviation of W * (s . x) for independent unit-variance x.
+
+    Hong et al. 2020, Eqs. 12-14 (* convolution, squares element-wise). Styles beyond the border are replicated, not
+    zero: then a style that is constant over the image gives StyleGAN2's demodulation everywhere, borders included.
+    A k x k convolution with W^2 doubles the work of the layer. The two short cuts factor it into what a kernel does
+    to channels, sum_k W^2, and to space: the mean profile of its taps (separable), or nothing at all (constant).
+    """
+    energy, kernel = styles.square(), weight.square()
+    pad = weight.shape[-1] // 2
+    if energy.shape[2:] == (1, 1) or pad == 0:
+        method = "constant"
+    if method == "exact":
+        energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), kernel)
+        return (energy + eps).rsqrt()
+    if method == "separable":
+        channels = energy.shape[1]
+        profile = kernel.mean(dim=[0, 1])
+        profile = (profile / profile.sum()).expand(channels, 1, *profile.shape)
+        energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), profile, groups=channels)
+    return (map_channels(energy, kernel.sum(dim=[2, 3])) + eps).rsqrt()
+
+
+def spatially_modulated_conv2d(
+    x: torch.Tensor,           # [N, I, H, W]  activations
+    weight: torch.Tensor,      # [O, I, k, k]  kernel shared by the batch and by all positions
+    styles: torch.Tensor,      # [N, I, r, r]  scale of each channel, resized to the image; [2N, ...] with a mask
+    noise=None,                # broadcastable to the output, added after demodulation
+    up: int = 1,               # integer factor
+    resample_filter=None,      # low-pass filter of the up-sampling
+    demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
+    mask=None,                 # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
+) -> torch.Tensor:             # [N, O, H*up, W*up]
+    """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
+
+    y = W * (s . x) / sqrt(W^2 * s^2 + eps) (Hong et al. 2020, Eqs. 1 and 12-14). Unlike StyleGAN2's modulation this
+    cannot be folded into the kernel, but one kernel serves the whole batch. The deviation is computed at the input
+    resolution (exact) or at that of the style map (otherwise) and interpolated to the output.
+    """
+    size = x.shape[2:]
+    demod = None
+    if demodulation != "none":
+        if x.dtype == torch.float16:
+            # Both factors cancel in the demodulation; without them float16 sums overflow.
+            weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
+            styles = styles / styles.abs().amax(dim=[1, 2, 3], keepdim=True)
+        at_layer = resize(styles, size) if demodulation == "exact" else styles
+        demod = spread(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
+    x = multiply(spread(styles, x, size, mask), x)
+    weight = weight.to(x.dtype)
+    if weight.shape[2:] == (1, 1) and up == 1:
+        x = map_channels(x, weight[:, :, 0, 0])
+    else:
+        x = conv2d_resample.conv2d_resample(
+            x=x, w=weight, f=resample_filter, up=up, padding=weight.shape[2] // 2, flip_weight=up == 1
+        )
+    return scale_and_add(x, demod, None if noise is None else noise.to(x.dtype))
+
+
+def spread(values: torch.Tensor, x: torch.Tensor, size, mask=None) -> torch.Tensor:
+    """Enlarge a map to `size` in the dtype and layout of x; a mask mixes its two halves along the batch."""
+    values = resize(values.to(dtype=x.dtype, memory_format=memory_format_of(x)), size)
+    if mask is None:
+        return values
+    before, after = values.chunk(2)
+    return before.lerp(after, resize(mask.to(x.dtype), size))
+
+
+def multiply(scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """scale * x, in the memory of `scale` where that is a temporary of the same shape and autograd permits."""
+    if torch.is_grad_enabled() or scale.shape != x.shape or scale._is_view():
+        return x * scale
+    return scale.mul_(x)
+
+
+def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
+    """y * scale + noise, either of which may be None; reuses the memory of y where autograd permits."""
+    if scale is None:
+        return y if noise is None else y + noise
+    if torch.is_grad_enabled():
+        return y * scale if noise is None else fma.fma(y, scale, noise)
+    return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
+
+
+def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
+    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
+
+    Processors convolve fastest in float32 with the channels last; half precision exists for accelerators.
+    """
+    if device.type == "cpu":
+        return dict(dtype=torch.float32, memory_format=torch.channels_last)
+    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
+    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
+
+
+def default_style_resolution(block_grid, img_resolution: int) -> int:
+    """Four times the grid, at least 16, a power of two, at most the image; 1 for a single block."""
+    largest = max(max(grid) for grid in block_grid)
+    if largest == 1:
+        return 1
+    return min(max(16, 4 * 2 ** int(np.ceil(np.log2(largest)))), img_resolution)
+
+
+@persistence.persistent_class
+class FullyConnectedLayer(torch.nn.Module):
+    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1). [N, in] -> [N, out]"""
+
+    def __init__(
+        self,
+        in_features,           # numbers in
+        out_features,          # numbers out
+        activation="linear",   # key of bias_act.activation_funcs
+        lr_multiplier=1,       # scale of the learning rate against the rest of the network
+        bias_init=0,           # initial bias
+    ):
+        super().__init__()
+        self.activation = activation
+        self.weight = torch.nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
+        self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init)))
+        self.weight_gain = float(lr_multiplier / np.sqrt(in_features))
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x):
+        b = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
+        w = (self.weight * self.weight_gain).t()
+        if self.activation == "linear":
+            return torch.addmm(b, x, w)
+        return bias_act.bias_act(x @ w, b, act=self.activation)
+
+    def forward_map(self, x):
+        """Apply to every position: [N, in, H, W] -> [N, out, H, W], the paper's 1x1 convolution."""
+        n, c, h, w = x.shape
+        y = self.forward(x.permute(0, 2, 3, 1).reshape(n * h * w, c))
+        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+@persistence.persistent_class
+class Conv2dLayer(torch.nn.Module):
+    """Convolution with equalised learning rate. [N, I, H, W] -> [N, O, H*up, W*up]"""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,                   # k, odd
+        bias=True,                     # add a bias?
+        activation="linear",           # key of bias_act.activation_funcs
+        up=1,                          # integer factor
+        resample_filter=[1, 3, 3, 1],  # low-pass taps
+    ):
+        super().__init__()
+        self.activation = activation
+        self.up = up
+        self.padding = kernel_size // 2
+        self.weight_gain = float(1 / np.sqrt(in_channels * kernel_size**2))
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels])) if bias else None
+
+    def forward(self, x, gain=1):
+        w = (self.weight * self.weight_gain).to(x.dtype)
+        x = conv2d_resample.conv2d_resample(
+            x=x, w=w, f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1
+        )
+        b = None if self.bias is None else self.bias.to(x.dtype)
+        return bias_act.bias_act(x, b, act=self.activation, gain=self.act_gain * gain)
+
+
+@persistence.persistent_class
+class BlockMappingNetwork(torch.nn.Module):
+    """StyleGAN2's mapping network, applied to every block alike. z [N, B*bz], c [N, c_dim] -> [N, L, B*bw]"""
+
+    def __init__(
+        self,
+        block_z_dim,          # bz, latent numbers per block
+        c_dim,                # 0: unconditional; otherwise every block sees the label
+        block_w_dim,          # bw, style numbers per block
+        num_ws,               # L
+        block_grid,           # [[rows, columns]]
+        num_layers=8,
+        embed_features=None,  # width of the label embedding; None: block_w_dim
+        layer_features=None,  # width of the hidden layers; None: block_w_dim
+        activation="lrelu",
+        lr_multiplier=0.01,   # learning rate of these layers against the rest
+        w_avg_beta=0.995,     # decay of the running mean of w; None: not tracked
+    ):
+        super().__init__()
+        self.block_grid = [list(grid) for grid in block_grid]
+        self.num_blocks = sum(rows * cols for rows, cols in self.block_grid)
+        self.block_z_dim = block_z_dim
+        self.block_w_dim = block_w_dim
+        self.z_dim = self.num_blocks * block_z_dim
+        self.c_dim = c_dim
+        self.w_dim = self.num_blocks * block_w_dim
+        self.num_ws = num_ws
+        self.num_layers = num_layers
+        self.w_avg_beta = w_avg_beta
+        embed_features = 0 if c_dim == 0 else block_w_dim if embed_features is None else embed_features
+        layer_features = block_w_dim if layer_features is None else layer_features
+        widths = [block_z_dim + embed_features] + [layer_features] * (num_layers - 1) + [block_w_dim]
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, embed_features)
+        for i in range(num_layers):
+            layer = FullyConnectedLayer(widths[i], widths[i + 1], activation=activation, lr_multiplier=lr_multiplier)
+            setattr(self, f"fc{i}", layer)
+        if w_avg_beta is not None:
+            self.register_buffer("w_avg", torch.zeros([self.w_dim]))  # mean over samples and blocks, tiled
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
+        misc.assert_shape(z, [None, self.z_dim])
+        w = normalize_2nd_moment(z.to(torch.float32).reshape(-1, self.block_z_dim))    # [N*B, bz]
+        if self.c_dim > 0:
+            misc.assert_shape(c, [None, self.c_dim])
+            label = normalize_2nd_moment(self.embed(c.to(torch.float32)))
+            w = torch.cat([w, label.repeat_interleave(self.num_blocks, dim=0)], dim=1)
+        for i in range(self.num_layers):
+            w = getattr(self, f"fc{i}")(w)                                              # [N*B, bw] after the last
+        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
+            mean = w.detach().mean(dim=0).repeat(self.num_blocks)
+            self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
+        ws = w.reshape(-1, 1, self.w_dim).repeat([1, self.num_ws, 1])
+        if truncation_psi != 1:
+            cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+            ws = torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], dim=1)
+        return ws
+
+
+@persistence.persistent_class
+class SpatialEncoder(torch.nn.Module):
+    """Context of the style grid, coarse to fine: C_r = F_r(up2(C_{r/2}) + resize(w, r)), added with gain g_r.
+
+    F_r is a 3x3 convolution with activation, g_r a scalar. The paper names this module without specifying it.
+    """
+
+    def __init__(
+        self,
+        block_w_dim,    # bw
+        resolutions,    # ascending powers of two
+        gate=1.0,       # initial g_r; 0 starts from plain interpolation (Bachlechner et al. 2020, ReZero)
+    ):
+        super().__init__()
+        self.resolutions = list(resolutions)
+        for res in self.resolutions:
+            setattr(self, f"conv{res}", Conv2dLayer(block_w_dim, block_w_dim, kernel_size=3, activation="lrelu"))
+            setattr(self, f"gate{res}", torch.nn.Parameter(torch.full([], float(gate))))
+
+    def forward(self, grids):
+        """`grids[r]`: grid [N, bw, R, S] of the first layer at resolution r. Returns r -> g_r * C_r [N, bw, r, r]."""
+        contexts, context = {}, None
+        for res in self.resolutions:
+            x = resize(grids[res], (res, res))
+            if context is not None:
+                x = x + resize(context, (res, res))
+            context = getattr(self, f"conv{res}")(x)
+            contexts[res] = context * getattr(self, f"gate{res}")
+        return contexts
+
+
+@persistence.persistent_class
+class SpatialSynthesisLayer(torch.nn.Module):
+    """Spatially styled convolution with noise, bias and activation. [N, I, H/up, W/up] -> [N, O, H, W]"""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        block_w_dim,                   # bw
+        resolution,                    # of the output
+        kernel_size=3,
+        up=1,                          # integer factor
+        use_noise=True,
+        activation="lrelu",
+        resample_filter=[1, 3, 3, 1],
+        conv_clamp=None,               # bound on the output's magnitude; None: unbounded
+        demodulation="exact",          # method of style_gain
+    ):
+        super().__init__()
+        self.resolution = resolution
+        self.up = up
+        self.use_noise = use_noise
+        self.activation = activation
+        self.conv_clamp = conv_clamp
+        self.demodulation = demodulation
+        self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.affine = FullyConnectedLayer(block_w_dim, in_channels, bias_init=1)
+        self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.noise_strength = torch.nn.Parameter(torch.zeros([]))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+
+    def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1):
+        """`encoded`: [N, bw, r, r], or [2N, ...] with a mask. `noise`: unit normals that override noise_mode."""
+        x = spatially_modulated_conv2d(
+            x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(len(x), noise_mode, noise),
+            up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation, mask=mask,
+        )
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+
+    def scaled_noise(self, batch_size, mode, noise):
+        """Noise map broadcastable to [N, 1, H, W], or None."""
+        if mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode must be random, const or none, got {mode!r}")
+        if not self.use_noise or (noise is None and mode == "none"):
+            return None
+        if noise is None and mode == "const":
+            noise = self.noise_const
+        elif noise is None:
+            noise = torch.randn([batch_size, 1, self.resolution, self.resolution], device=self.noise_const.device)
+        return noise * self.noise_strength
+
+
+@persistence.persistent_class
+class SpatialToRGBLayer(torch.nn.Module):
+    """Spatially styled 1x1 convolution to image channels, without demodulation. [N, I, H, W] -> [N, C, H, W]"""
+
+    def __init__(self, in_channels, out_channels, block_w_dim, kernel_size=1, conv_clamp=None):
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(block_w_dim, in_channels, bias_init=1)
+        self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+        self.weight_gain = float(1 / np.sqrt(in_channels * kernel_size**2))
+
+    def forward(self, x, encoded, mask=None):
+        styles = self.affine.forward_map(encoded)
+        x = spatially_modulated_conv2d(x, self.weight * self.weight_gain, styles, demodulation="none", mask=mask)
+        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+
+@persistence.persistent_class
+class SpatialSynthesisBlock(torch.nn.Module):
+    """All layers of one resolution. x [N, I, H/2, W/2], img [N, C, H/2, W/2] -> x [N, O, H, W], img [N, C, H, W]"""
+
+    def __init__(
+        self,
+        in_channels,                   # 0: first block, starts from a learned constant
+        out_channels,
+        block_w_dim,                   # bw
+        resolution,                    # of the output
+        img_channels,
+        is_last,                       # does the network end here?
+        demodulation,                  # methods of style_gain for inputs of half and of full resolution
+        architecture="skip",           # orig, skip or resnet (Karras et al. 2020a, Figure 7)
+        resample_filter=[1, 3, 3, 1],
+        conv_clamp=None,
+        use_fp16=False,                # half precision on accelerators?
+        fp16_channels_last=False,      # memory layout of half-precision activations
+        **layer_kwargs,                # further arguments of SpatialSynthesisLayer
+    ):
+        if architecture not in ("orig", "skip", "resnet"):
+            raise ValueError(f"architecture must be orig, skip or resnet, got {architecture!r}")
+        super().__init__()
+        self.in_channels = in_channels
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.is_last = is_last
+        self.architecture = architecture
+        self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.num_torgb = 1 if is_last or architecture == "skip" else 0
+        if in_channels == 0:
+            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+        else:
+            self.conv0 = SpatialSynthesisLayer(
+                in_channels, out_channels, block_w_dim, resolution, up=2, resample_filter=resample_filter,
+                conv_clamp=conv_clamp, demodulation=demodulation[0], **layer_kwargs,
+            )
+        self.conv1 = SpatialSynthesisLayer(
+            out_channels, out_channels, block_w_dim, resolution, conv_clamp=conv_clamp, demodulation=demodulation[1],
+            **layer_kwargs,
+        )
+        if self.num_torgb:
+            self.torgb = SpatialToRGBLayer(out_channels, img_channels, block_w_dim, conv_clamp=conv_clamp)
+        if in_channels != 0 and architecture == "resnet":
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, kernel_size=1, bias=False, up=2, resample_filter=resample_filter
+            )
+
+    def forward(self, x, img, encoded, batch_size, force_fp32=False, noise=None, mask=None, **layer_kwargs):
+        """`encoded` and `noise`: one entry per convolution, then one of `encoded` for the RGB output."""
+        encoded, noise = iter(encoded), iter(noise)
+        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, self.resample_filter.device)
+
+        def convolve(layer, x, **kwargs):
+            return layer(x, next(encoded), noise=next(noise), mask=mask, **layer_kwargs, **kwargs)
+
+        if self.in_channels == 0:
+            x = self.const.expand(batch_size, *self.const.shape).to(**layout)
+            x = convolve(self.conv1, x)
+        elif self.architecture == "resnet":
+            x = x.to(**layout)
+            shortcut = self.skip(x, gain=SQRT_HALF)
+            x = shortcut + convolve(self.conv1, convolve(self.conv0, x), gain=SQRT_HALF)
+        else:
+            x = convolve(self.conv1, convolve(self.conv0, x.to(**layout)))
+
+        if img is not None:
+            img = upfirdn2d.upsample2d(img, self.resample_filter)
+        if self.num_torgb:
+            rgb = self.torgb(x, next(encoded), mask=mask).to(torch.float32)
+            img = rgb if img is None else img + rgb
+        return x, img
+
+
+@persistence.persistent_class
+class SpatialSynthesisNetwork(torch.nn.Module):
+    """Grids of styles to images. ws [N, L, B*bw] -> [N, C, R, R] float32"""
+
+    def __init__(
+        self,
+        block_w_dim,            # bw
+        img_resolution,         # power of two
+        img_channels,
+        block_grid,             # [[rows, columns]]
+        channel_base=32768,     # channels times resolution
+        channel_max=512,        # upper bound on channels
+        num_fp16_res=0,         # how many of the highest resolutions use half precision
+        encoder="gated",        # gated: SpatialEncoder; none: plain interpolation of the grid
+        encoder_gate=1.0,       # initial gain of the encoder
+        style_resolution=None,  # largest r; None: default_style_resolution; 0: default, demodulation exact everywhere
+        **block_kwargs,         # further arguments of SpatialSynthesisBlock
+    ):
+        log2 = int(np.log2(max(img_resolution, 1)))
+        if img_resolution < 4 or img_resolution != 2**log2:
+            raise ValueError(f"image resolution must be a power of two and at least 4, got {img_resolution}")
+        if encoder not in ("gated", "none"):
+            raise ValueError(f"encoder must be gated or none, got {encoder!r}")
+        if style_resolution and (style_resolution < 4 or style_resolution & (style_resolution - 1)):
+            raise ValueError(f"style resolution must be 0 or a power of two and at least 4, got {style_resolution}")
+        check_block_grid(block_grid, img_resolution)
+        super().__init__()
+        self.block_grid = [list(grid) for grid in block_grid]
+        self.num_blocks = sum(rows * cols for rows, cols in self.block_grid)
+        self.block_w_dim = block_w_dim
+        self.w_dim = self.num_blocks * block_w_dim
+        self.img_resolution = img_resolution
+        self.img_resolution_log2 = log2
+        self.img_channels = img_channels
+        self.block_resolutions = [2**i for i in range(2, log2 + 1)]
+        default = default_style_resolution(block_grid, img_resolution)
+        # One block has the same style everywhere: nothing to interpolate, nothing to encode.
+        self.style_resolution = min(style_resolution or default, img_resolution) if default > 1 else 1
+        self.num_ws = 0
+        self.style_resolutions = []  # r of every style, in the order of ws
+        self.noise_resolutions = []  # resolution of the noise map of every convolution
+        in_channels = 0
+        for res in self.block_resolutions:
+            out_channels = min(channel_base // res, channel_max)
+            is_last = res == img_resolution
+            fp16_from = max(2 * img_resolution // 2**num_fp16_res, 8)
+            block = SpatialSynthesisBlock(
+                in_channels, out_channels, block_w_dim, resolution=res, img_channels=img_channels, is_last=is_last,
+                demodulation=[self.demodulation_at(size, style_resolution == 0) for size in (res // 2, res)],
+                use_fp16=num_fp16_res > 0 and res >= fp16_from, **block_kwargs,
+            )
+            setattr(self, f"b{res}", block)
+            inputs = [res] if in_channels == 0 else [res // 2, res]
+            self.style_resolutions += [min(size, self.style_resolution) for size in inputs]
+            self.noise_resolutions += [res] * block.num_conv
+            self.num_ws += block.num_conv
+            in_channels = out_channels
+        self.num_ws += 1  # the RGB output of the last block; those of other blocks share the next block's first style
+        self.style_resolutions.append(self.style_resolution)
+        encode = encoder == "gated" and self.style_resolution > 1
+        levels = sorted(set(self.style_resolutions)) if encode else []
+        self.encoder = SpatialEncoder(block_w_dim, levels, gate=encoder_gate) if encode else None
+
+    def demodulation_at(self, input_resolution, exact=False):
+        """Method of style_gain: exact where that is cheap, factored where the style map is smooth."""
+        if exact or input_resolution < self.style_resolution:
+            return "exact"
+        return "separable" if input_resolution == self.style_resolution else "constant"
+
+    def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
+        """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.
+        `blend`: (other ws [N, L, w_dim], mask [N or 1, 1, H, W] in 0..1) mixes the style maps of two latents.
+        `noise`: list of unit normal maps [N or 1, 1, r, r], one per convolution, instead of noise_mode.
+        """
+        misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
+        mask = None
+        batch_size = len(ws)
+        if blend is not None:
+            other, mask = blend
+            ws = torch.cat([ws, other])
+        if noise is None:
+            noise = [None] * len(self.noise_resolutions)
+        elif len(noise) != len(self.noise_resolutions):
+            raise ValueError(f"noise must hold {len(self.noise_resolutions)} maps, got {len(noise)}")
+        encoded = self.encode(ws.to(torch.float32))
+        x = img = None
+        first = 0
+        for res in self.block_resolutions:
+            block = getattr(self, f"b{res}")
+            last = first + block.num_conv
+            x, img = block(
+                x, img, encoded[first : last + 1], batch_size, force_fp32=force_fp32, noise=noise[first:last],
+                mask=mask, noise_mode=noise_mode,
+            )
+            first = last
+        return img
+
+    def encode(self, ws):
+        """Style map E_l of every layer before its affine: ws [N, L, B*bw] -> L tensors [N, bw, r, r].
+
+        E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or the style resolution if smaller.
+        """
+        rows, cols = self.block_grid[0]
+        grids = [w.reshape(-1, rows, cols, self.block_w_dim).permute(0, 3, 1, 2) for w in ws.unbind(dim=1)]
+        if self.encoder is None:
+            return [resize(grid, (res, res)) for grid, res in zip(grids, self.style_resolutions)]
+        first = {res: grids[self.style_resolutions.index(res)] for res in self.encoder.resolutions}
+        contexts = self.encoder(first)
+        return [resize(grid, (res, res)) + contexts[res] for grid, res in zip(grids, self.style_resolutions)]
+
+
+def check_block_grid(block_grid, img_resolution: int) -> None:
+    """ValueError unless there is one grid whose rows and columns divide the image."""
+    if len(block_grid) != 1:
+        raise ValueError(f"exactly one block grid is supported, got {len(block_grid)}")
+    for rows, cols in block_grid:
+        if rows < 1 or cols < 1 or img_resolution % rows or img_resolution % cols:
+            raise ValueError(f"grid {rows}x{cols} does not divide the {img_resolution}x{img_resolution} image")
+
+
+@persistence.persistent_class
+class SSNGenerator(torch.nn.Module):
+    """Grid of latents to image. z [N, B*bz], c [N, c_dim] -> image [N, C, R, R], nominally -1..1
+
+    Block b (row-major from the top left) owns z[:, b*bz:(b+1)*bz] and ws[:, :, b*bw:(b+1)*bw], so code that knows
+    nothing of blocks sees StyleGAN2 with z_dim = B*bz and w_dim = B*bw. A 1x1 grid is StyleGAN2.
+    """
+
+    def __init__(
+        self,
+        block_z_dim,            # bz, latent numbers per block
+        c_dim,                  # 0: unconditional
+        block_w_dim,            # bw, style numbers per block
+        img_resolution,         # power of two
+        img_channels,
+        block_grid=[[4, 4]],    # [[rows, columns]]
+        mapping_kwargs={},      # further arguments of BlockMappingNetwork
+        synthesis_kwargs={},    # further arguments of SpatialSynthesisNetwork
+    ):
+        super().__init__()
+        self.block_grid = [list(grid) for grid in block_grid]
+        self.block_z_dim = block_z_dim
+        self.block_w_dim = block_w_dim
+        self.c_dim = c_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.synthesis = SpatialSynthesisNetwork(
+            block_w_dim, img_resolution, img_channels, self.block_grid, **synthesis_kwargs
+        )
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = BlockMappingNetwork(
+            block_z_dim, c_dim, block_w_dim, self.num_ws, self.block_grid, **mapping_kwargs
+        )
+        self.z_dim = self.mapping.z_dim
+        self.w_dim = self.mapping.w_dim
+
+    def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, **synthesis_kwargs)

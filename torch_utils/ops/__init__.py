@@ -1,0 +1,1 @@
+"""Tensor operations, one per file; each is differentiable twice and runs on every device and float type."""

@@ -1,0 +1,1 @@
+"""Networks, losses, data sets and the training loop."""
