@@ -108,8 +108,6 @@ class Logger:
             self.file = None
 
 
-# ----- Cache directory
-
 _cache_dir: str | None = None
 
 
@@ -132,9 +130,6 @@ def make_cache_dir_path(*parts: str) -> str:
         if variable in os.environ:
             return os.path.join(os.environ[variable], ".cache", "dnnlib", *parts)
     return os.path.join(tempfile.gettempdir(), ".cache", "dnnlib", *parts)
-
-
-# ----- Small conversions
 
 
 def format_time(seconds: float) -> str:
@@ -202,9 +197,6 @@ def is_pickleable(obj: Any) -> bool:
     except Exception:  # whatever a foreign __reduce__ raises, the answer is no
         return False
     return True
-
-
-# ----- Objects by name
 
 
 def get_module_from_obj_name(obj_name: str) -> tuple[types.ModuleType, str]:
@@ -290,9 +282,6 @@ def get_top_level_function_name(obj: Any) -> str:
     return f"{module}.{obj.__name__}"
 
 
-# ----- Files
-
-
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -> Iterator[IO[Any]]:
     """Open a file for writing that appears under its name only when it is complete.
@@ -351,8 +340,6 @@ def copy_files_and_create_dirs(files: Iterable[tuple[str, str]]) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
         shutil.copyfile(source, destination)
 
-
-# ----- URLs
 
 _TIMEOUT = 60  # seconds without any data after which a connection counts as dead
 _RETRY_DELAY = 1.0  # seconds before the second attempt; grows linearly with the attempts

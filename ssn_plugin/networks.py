@@ -111,7 +111,11 @@ def spatially_modulated_conv2d(
             styles = styles / styles.abs().amax(dim=[1, 2, 3], keepdim=True)
         at_layer = resize(styles, size) if demodulation == "exact" else styles
         demod = spread(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
-    x = multiply(spread(styles, x, size, mask), x)
+    scale = spread(styles, x, size, mask)
+    if torch.is_grad_enabled() or scale.shape != x.shape or scale.data_ptr() == styles.data_ptr():
+        x = x * scale
+    else:
+        x = scale.mul_(x)  # a temporary of ours: the product needs no memory of its own
     weight = weight.to(x.dtype)
     if weight.shape[2:] == (1, 1) and up == 1:
         x = map_channels(x, weight[:, :, 0, 0])
@@ -129,13 +133,6 @@ def spread(values: torch.Tensor, x: torch.Tensor, size, mask=None) -> torch.Tens
         return values
     before, after = values.chunk(2)
     return before.lerp(after, resize(mask.to(x.dtype), size))
-
-
-def multiply(scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """scale * x, in the memory of `scale` where that is a temporary of the same shape and autograd permits."""
-    if torch.is_grad_enabled() or scale.shape != x.shape or scale._is_view():
-        return x * scale
-    return scale.mul_(x)
 
 
 def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
@@ -292,10 +289,26 @@ class BlockMappingNetwork(torch.nn.Module):
 
 
 @persistence.persistent_class
+class SeparableConvLayer(torch.nn.Module):
+    """3x3 convolution per channel, then a mix of channels and an activation. [N, C, H, W] -> [N, C, H, W]"""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn([channels, 1, 3, 3]))
+        self.weight_gain = 1 / 3  # nine taps
+        self.mix = FullyConnectedLayer(channels, channels, activation="lrelu")
+
+    def forward(self, x):
+        x = F.conv2d(x, self.weight * self.weight_gain, padding=1, groups=x.shape[1])
+        return self.mix.forward_map(x)
+
+
+@persistence.persistent_class
 class SpatialEncoder(torch.nn.Module):
     """Context of the style grid, coarse to fine: C_r = F_r(up2(C_{r/2}) + resize(w, r)), added with gain g_r.
 
-    F_r is a 3x3 convolution with activation, g_r a scalar. The paper names this module without specifying it.
+    F_r is a 3x3 convolution with activation, g_r a scalar. The paper names this module without specifying it; ours is
+    separable because a full convolution of wide styles would cost a fifth of a small network.
     """
 
     def __init__(
@@ -307,7 +320,7 @@ class SpatialEncoder(torch.nn.Module):
         super().__init__()
         self.resolutions = list(resolutions)
         for res in self.resolutions:
-            setattr(self, f"conv{res}", Conv2dLayer(block_w_dim, block_w_dim, kernel_size=3, activation="lrelu"))
+            setattr(self, f"conv{res}", SeparableConvLayer(block_w_dim))
             setattr(self, f"gate{res}", torch.nn.Parameter(torch.full([], float(gate))))
 
     def forward(self, grids):
@@ -537,10 +550,10 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         self.encoder = SpatialEncoder(block_w_dim, levels, gate=encoder_gate) if encode else None
 
     def demodulation_at(self, input_resolution, exact=False):
-        """Method of style_gain: exact where that is cheap, factored where the style map is smooth."""
-        if exact or input_resolution < self.style_resolution:
+        """Method of style_gain: exact where neighbouring pixels belong to different blocks, factored beyond."""
+        if exact or input_resolution <= max(max(grid) for grid in self.block_grid):
             return "exact"
-        return "separable" if input_resolution == self.style_resolution else "constant"
+        return "separable" if input_resolution <= self.style_resolution else "constant"
 
     def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
         """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.

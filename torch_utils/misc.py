@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -214,35 +214,31 @@ def print_module_summary(
     max_nesting: depth of calls down to which sub-modules get a row.
     skip_redundant: leave out rows that show neither tensors nor outputs of their own.
     """
-    outputs, rows = _record_calls(module, inputs, max_nesting)
+    outputs, calls = _record_calls(module, inputs, max_nesting)
     names = {sub: name for name, sub in module.named_modules()}
-    names[module] = "<top-level>"
+    names[module] = f"{type(module).__name__} <top-level>"
 
-    seen: set[int] = set()  # ids of tensors that an earlier row has counted or shown
+    seen: set[int] = set()  # ids of the tensors that an earlier row has counted or shown
 
-    def take_new(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def take_new(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         new = {id(t): t for t in tensors if id(t) not in seen}
         seen.update(new)
         return list(new.values())
 
-    table = [["Module", "Parameters", "Buffers", "Output shape", "Datatype"], ["---"] * 5]
-    totals = [0, 0]
-    for sub, results in rows:
-        counts = [sum(t.numel() for t in take_new(list(ts))) for ts in (sub.parameters(), sub.buffers())]
-        totals = [total + count for total, count in zip(totals, counts)]
-        is_new = bool(take_new(results))
-        if skip_redundant and sub is not module and not any(counts) and not is_new:
-            continue
-        for i, result in enumerate(results or [None]):
-            name = f"{type(module).__name__} {names[sub]}" if sub is module else names[sub]
-            table.append([
-                name if i == 0 else f"{name}:{i}",
-                *([str(count) if count else "-" for count in counts] if i == 0 else ["-", "-"]),
-                str(list(result.shape)) if result is not None else "-",
-                str(result.dtype).split(".")[-1] if result is not None else "-",
-            ])
-    table += [["---"] * 5, ["Total", *(str(total) for total in totals), "-", "-"]]
-    _print_table(table)
+    rows = [["Module", "Parameters", "Buffers", "Output shape", "Datatype"], ["---"] * 5]
+    total_params = total_buffers = 0
+    for sub, results in calls:
+        num_params = sum(t.numel() for t in take_new(sub.parameters()))
+        num_buffers = sum(t.numel() for t in take_new(sub.buffers()))
+        total_params += num_params
+        total_buffers += num_buffers
+        has_new = bool(take_new(results)) or num_params + num_buffers > 0
+        if has_new or sub is module or not skip_redundant:
+            shapes = [[str(list(t.shape)), str(t.dtype).split(".")[-1]] for t in results] or [["-", "-"]]
+            rows.append([names[sub], str(num_params or "-"), str(num_buffers or "-"), *shapes[0]])
+            rows += [[f"{names[sub]}:{i}", "-", "-", *shape] for i, shape in enumerate(shapes[1:], start=1)]
+    rows += [["---"] * 5, ["Total", str(total_params), str(total_buffers), "-", "-"]]
+    _print_table(rows)
     return outputs
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,12 +30,12 @@ activation_funcs = {
 
 def bias_act(
     x: torch.Tensor,                   # any shape
-    b: Optional[torch.Tensor] = None,  # [x.shape[dim]]
+    b: torch.Tensor | None = None,  # [x.shape[dim]]
     dim: int = 1,                      # axis of x that the bias belongs to
     act: str = "linear",               # key of activation_funcs
-    alpha: Optional[float] = None,     # shape parameter of the activation; None: its default
-    gain: Optional[float] = None,      # factor on the activation; None: its default
-    clamp: Optional[float] = None,     # bound on the magnitude of the result; None: unbounded
+    alpha: float | None = None,     # shape parameter of the activation; None: its default
+    gain: float | None = None,      # factor on the activation; None: its default
+    clamp: float | None = None,     # bound on the magnitude of the result; None: unbounded
     impl: str = "cuda",                # "ref" runs the definition; anything else the fast path
 ) -> torch.Tensor:                     # shape and dtype of x
     """y = clamp(gain * act(x + b)), twice differentiable with respect to x and b.

@@ -7,7 +7,6 @@ context manager exist because scripts set and enter them; they never change a re
 from __future__ import annotations
 
 import contextlib
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ def no_weight_gradients():
 
 
 def conv2d(
-    input: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None,
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None,
     stride=1, padding=0, dilation=1, groups: int = 1,
 ) -> torch.Tensor:
     """torch.nn.functional.conv2d."""
@@ -39,10 +38,11 @@ def conv2d(
 
 
 def conv_transpose2d(
-    input: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None,
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None,
     stride=1, padding=0, output_padding=0, groups: int = 1, dilation=1,
 ) -> torch.Tensor:
     """torch.nn.functional.conv_transpose2d."""
     return F.conv_transpose2d(
-        input, weight, bias, stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation
+        input, weight, bias, stride=stride, padding=padding, output_padding=output_padding, groups=groups,
+        dilation=dilation,
     )

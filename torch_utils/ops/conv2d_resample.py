@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 
 from . import conv2d_gradfix
@@ -13,7 +11,7 @@ from .upfirdn2d import Padding, _get_filter_size, _parse_padding, upfirdn2d
 def conv2d_resample(
     x: torch.Tensor,                   # [N, I, H, W]
     w: torch.Tensor,                   # [O, I/groups, kh, kw], dtype of x
-    f: Optional[torch.Tensor] = None,  # low-pass filter from setup_filter; None: none
+    f: torch.Tensor | None = None,  # low-pass filter from setup_filter; None: none
     up: int = 1,                       # integer factor before the convolution
     down: int = 1,                     # integer factor after it
     padding: Padding = 0,              # of the up-sampled image: p, [x, y] or [x0, x1, y0, y1]

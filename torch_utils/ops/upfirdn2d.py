@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-Scaling = Union[int, Sequence[int]]
-Padding = Union[int, Sequence[int]]
+Scaling = int | Sequence[int]
+Padding = int | Sequence[int]
 
 
 def setup_filter(
-    f: Union[torch.Tensor, np.ndarray, Sequence, float, None],  # taps: rank 0, 1 or 2; None is an impulse
-    device: Union[torch.device, str] = torch.device("cpu"),
+    f: torch.Tensor | np.ndarray | Sequence | float | None,  # taps: rank 0, 1 or 2; None is an impulse
+    device: torch.device | str = torch.device("cpu"),
     normalize: bool = True,            # scale the taps to a sum of one?
     flip_filter: bool = False,         # reverse every axis?
     gain: float = 1,                   # total factor that the filter applies to an image
-    separable: Optional[bool] = None,  # keep rank 1? None: only from 8 taps on, where two passes pay off
+    separable: bool | None = None,  # keep rank 1? None: only from 8 taps on, where two passes pay off
 ) -> torch.Tensor:                     # float32, [taps] or [taps_y, taps_x]
     """Prepare the filter argument of the functions below.
 
@@ -42,7 +42,7 @@ def setup_filter(
 
 def upfirdn2d(
     x: torch.Tensor,            # [N, C, H, W]
-    f: Optional[torch.Tensor],  # from setup_filter; None is the identity
+    f: torch.Tensor | None,  # from setup_filter; None is the identity
     up: Scaling = 1,            # factor, or [x, y]
     down: Scaling = 1,          # factor, or [x, y]
     padding: Padding = 0,       # of the up-sampled image: p, [x, y] or [x0, x1, y0, y1]; negative crops
@@ -74,7 +74,9 @@ def upfirdn2d(
     return run(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1))
 
 
-def filter2d(x, f, padding: Padding = 0, flip_filter: bool = False, gain: float = 1, impl: str = "cuda") -> torch.Tensor:
+def filter2d(
+    x, f, padding: Padding = 0, flip_filter: bool = False, gain: float = 1, impl: str = "cuda"
+) -> torch.Tensor:
     """Filter an image; without `padding` of one's own the size stays. [N, C, H, W] -> [N, C, H, W]"""
     x0, x1, y0, y1 = _parse_padding(padding)
     tx, ty = _get_filter_size(f)
@@ -121,7 +123,7 @@ def _parse_padding(padding: Padding) -> tuple[int, int, int, int]:
     return x0, x1, y0, y1
 
 
-def _get_filter_size(f: Optional[torch.Tensor]) -> tuple[int, int]:
+def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
     """Taps (width, height); a 1-D filter is applied along both axes."""
     return (1, 1) if f is None else (int(f.shape[-1]), int(f.shape[0]))
 

@@ -1,0 +1,216 @@
+"""Generate images from a trained network, and redraw parts of them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from training.cli import Command
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssn_plugin.recipe import Recipe
+
+MAX_SEED = 2**32 - 1  # numpy's RandomState takes no more
+PLACES = ("resample_block", "resample_mask")
+# Option -> options that contradict it or would have no effect beside it.
+EXCLUDES = {
+    "resample_block": ("resample_mask", "projected_w"),
+    "resample_mask": ("projected_w",),
+    "transplant_from": ("variants", "variant_seed", "resample_noise"),
+    "recipe_file": ("seeds", "trunc", "class_idx", "noise_mode", "projected_w"),
+}
+# Option -> options of which it needs one.
+NEEDS = {
+    "variants": PLACES,
+    "resample_layers": PLACES,
+    "resample_noise": PLACES,
+    "variant_seed": PLACES,
+    "transplant_from": PLACES,
+    "pick": ("recipe_file",),
+}
+EPILOG = """\b
+Examples:
+  python generate.py --network=network-snapshot.pkl --seeds=0-15 --outdir=out
+  python generate.py --network=network-snapshot.pkl --seeds=3 --resample-block=1,2 --outdir=out
+"""
+
+
+@click.command(cls=Command, epilog=EPILOG)
+@click.option("--network", required=True, metavar="PATH|URL", help="Network pickle")
+@click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
+@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
+@click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")
+@click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
+              help="Noise maps: those of the network, fresh ones, or none")
+@click.option("--projected-w", metavar="FILE", help="Render the latents that projector.py saved, instead of seeds")
+@click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
+@click.option("--resample-block", metavar="BLOCKS",
+              help="Redraw these blocks of each image: ROW,COL or an index from the top left; several joined with '+' "
+                   "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those")
+@click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
+@click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
+              help="How many alternatives to draw")
+@click.option("--resample-layers", metavar="LAYERS",
+              help="Redraw only coarse, middle or fine layers, or A-B (coarse is 0-3, middle 4-7, fine 8 and up; "
+                   "thirds in networks of 8 layers or fewer)")
+@click.option("--resample-noise", is_flag=True, help="Redraw the noise maps at that place too")
+@click.option("--variant-seed", type=click.IntRange(0, MAX_SEED - 999), default=0, show_default=True, metavar="INT",
+              help="Skip so many variants, to see others: 8 gives v09, v10, ...")
+@click.option("--transplant-from", type=click.IntRange(0, MAX_SEED), metavar="SEED",
+              help="Take the latents from the image of this seed instead of drawing them")
+@click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
+@click.option("--pick", type=click.IntRange(min=0), metavar="INT",
+              help="Keep this variant of the recipe (0: the image before) and drop the others")
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
+@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    network: str,
+    seeds: str | None,
+    trunc: float,
+    class_idx: int | None,
+    noise_mode: str,
+    projected_w: str | None,
+    outdir: str,
+    resample_block: str | None,
+    resample_mask: str | None,
+    variants: int,
+    resample_layers: str | None,
+    resample_noise: bool,
+    variant_seed: int,
+    transplant_from: int | None,
+    recipe_file: str | None,
+    pick: int | None,
+    device: str | None,
+    trust_pickle: bool,
+) -> None:
+    """Generate images from a trained network, and redraw parts of them.
+
+    Writes seed0003.png for each seed. With --resample-block or --resample-mask (networks trained with --cfg=ssn) also
+    seed0003-v01.png and so on, a contact sheet, a map of the change, and seed0003-recipe.json. To keep variant 5 and
+    redraw something else, go on from that file:
+    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3.
+    """
+    check_options(ctx)
+    from training import generation  # imports torch, which --help and wrong usage need not wait for
+
+    # What can be refused without the network is refused before it is loaded, the rest before the first file.
+    seed_list = [] if seeds is None else generation.parse_seeds(seeds)
+    load = functools.partial(generation.load_generator, network, generation.pick_device(device), trust_pickle)
+    redraws = resample_block is not None or resample_mask is not None
+    if projected_w is not None:
+        w = generation.load_projected_w(projected_w)
+        G = load()
+        generation.check_projected_w(G, w, projected_w)
+        for path in generation.save_projected(G, w, noise_mode, outdir):
+            click.echo(path)
+    elif not redraws and recipe_file is None:
+        G = load()
+        class_idx = usable_class(G, class_idx)
+        for path in generation.save_seeds(G, seed_list, class_idx, trunc, noise_mode, outdir):
+            click.echo(path)
+    else:
+        if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
+            raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
+        from ssn_plugin import resample
+
+        recipes = [] if recipe_file is None else [open_recipe(recipe_file, pick, goes_on=redraws)]
+        mask = None if resample_mask is None else resample.load_mask(resample_mask)
+        G, name = load(), os.path.basename(network)
+        if not recipes:
+            class_idx = usable_class(G, class_idx)
+            recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
+        if redraws:
+            request = resample.EditRequest(
+                resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
+            )
+            recipes = request.add_to(recipes, G, name)
+        resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
+        redraw(G, recipes, outdir)
+        print_next_step(network, recipes[0], outdir)
+
+
+def check_options(ctx: click.Context) -> None:
+    """Refuse combinations of options that contradict each other or have no effect."""
+    flags = {param.name: param.opts[0] for param in ctx.command.params if param.name}
+    given = [name for name in flags if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    for name in given:
+        for other in EXCLUDES.get(name, ()):
+            if other in given:
+                raise click.UsageError(f"{flags[name]} cannot be combined with {flags[other]}")
+        if name in NEEDS and not set(NEEDS[name]).intersection(given):
+            raise click.UsageError(f"{flags[name]} needs {' or '.join(flags[other] for other in NEEDS[name])}")
+    if not {"seeds", "projected_w", "recipe_file"}.intersection(given):
+        raise click.UsageError("--seeds is required without --projected-w or --recipe")
+    if {"seeds", "projected_w"}.issubset(given):
+        click.echo("Warning: --seeds has no effect beside --projected-w", err=True)
+    if not math.isfinite(ctx.params["trunc"]):
+        raise click.UsageError(f"--trunc must be finite, got {ctx.params['trunc']}")
+
+
+def usable_class(G: torch.nn.Module, class_idx: int | None) -> int | None:
+    """The class to generate; None, with a warning where one was given, for an unconditional network."""
+    if G.c_dim == 0:
+        if class_idx is not None:
+            click.echo("Warning: --class has no effect, the network is unconditional", err=True)
+        return None
+    if class_idx is None:
+        raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
+    if not 0 <= class_idx < G.c_dim:
+        raise click.UsageError(f"--class must be in 0..{G.c_dim - 1} for this network, got {class_idx}")
+    return class_idx
+
+
+def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
+    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
+    from ssn_plugin.recipe import read_recipe
+
+    recipe = read_recipe(path)
+    if pick is not None:
+        return recipe.pick(pick)
+    if goes_on and recipe.variants:
+        raise click.UsageError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
+    return recipe
+
+
+def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> None:
+    """Make the images of the recipes; print the mean squared change (images in -1..1) of each variant."""
+    from ssn_plugin import resample, resample_report
+
+    os.makedirs(outdir, exist_ok=True)
+    for recipe in recipes:
+        result = resample.resample(G, recipe)
+        path = resample_report.save_resampling(result, outdir)
+        click.echo(f"{path}.png")
+        for variant in result.variants:
+            click.echo(f"{path}-{variant.name}.png  change inside {variant.inside:.4g}, outside {variant.outside:.4g}, "
+                       f"ratio {variant.locality:.3g}")
+        if result.variants:
+            click.echo(f"Contact sheet: {path}-sheet.png")
+
+
+def print_next_step(network: str, recipe: Recipe, outdir: str) -> None:
+    """Say how to go on, as a command that can be pasted."""
+    from ssn_plugin.resample_report import path_stem
+
+    path = path_stem(recipe, outdir)
+    command = ["python", "generate.py", f"--network={network}", f"--recipe={path}-recipe.json"]
+    if recipe.variants:
+        command.append(f"--pick={recipe.variants[0].number}")
+    command += ["--resample-block=0,0", f"--outdir={outdir}"]
+    click.echo(f"To keep an image and go on: {shlex.join(command)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Per-sample terms of low-distortion block resampling, as pure functions of tensors.
+
+Letters: N batch, C channels, H W pixels, R S rows and columns of the block grid, B = R*S blocks, row-major from the
+top left. Block (r, c) owns the pixels [r*H/R, (r+1)*H/R) x [c*W/S, (c+1)*W/S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def redraw_blocks(
+    z: torch.Tensor,                           # [N, B*bz] latents, block by block
+    blocks: torch.Tensor,                      # [N] int64, the block of each sample to redraw
+    block_grid: Sequence[int],                 # (R, S)
+    generator: torch.Generator | None = None,  # source of the new latents; None = torch's own
+) -> torch.Tensor:                             # [N, B*bz]
+    """Copy `z` with one block of every sample replaced by fresh unit normals."""
+    rows, cols = block_grid
+    cells = z.reshape(z.shape[0], rows * cols, -1).clone()                                           # [N, B, bz]
+    fresh = torch.randn(cells[:, 0].shape, generator=generator, device=z.device, dtype=z.dtype)      # [N, bz]
+    cells[torch.arange(z.shape[0], device=z.device), blocks] = fresh
+    return cells.reshape(z.shape)
+
+
+def block_mask(
+    blocks: torch.Tensor,       # [N] int64
+    block_grid: Sequence[int],  # (R, S)
+    height: int,
+    width: int,
+) -> torch.Tensor:              # [N, H, W] bool
+    """True on the pixels that the block of each sample owns."""
+    rows, cols = block_grid
+    row_of = _cell_of_pixel(rows, height, blocks.device)                     # [H]
+    col_of = _cell_of_pixel(cols, width, blocks.device)                      # [W]
+    return (row_of[:, None] * cols + col_of) == blocks[:, None, None]
+
+
+def outside_mask(blocks: torch.Tensor, block_grid: Sequence[int], height: int, width: int) -> torch.Tensor:
+    """True on the pixels that should stay when a block is redrawn: the complement of `block_mask`. [N, H, W] bool"""
+    return ~block_mask(blocks, block_grid, height, width)
+
+
+def mean_outside_change(before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
+    """Mean squared change of the pixels that should have stayed, per image.
+
+    before, after: [N, C, H, W] in -1..1.  resampled: [N, H, W] bool, True where change is allowed.
+    Returns [N]; 0 where the whole image may change.
+    """
+    return _masked_mean(_squared_change(before, after), ~resampled)
+
+
+def mean_inside_change(before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
+    """Mean squared change of the pixels that were redrawn, per image: the diversity of a resampling.
+
+    Arguments as for `mean_outside_change`.  Returns [N].
+    """
+    return _masked_mean(_squared_change(before, after), resampled)
+
+
+def sum_outside_change(
+    before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor, block_grid: Sequence[int]
+) -> torch.Tensor:
+    """Sum over the blocks of each block's mean squared change, redrawn pixels counting as unchanged.
+
+    This is Eq. 2 of Hong et al. 2020 (arXiv:2006.05394) read literally. With blocks of one size it is B - 1 times
+    `mean_outside_change`. Arguments as there.  Returns [N].
+    """
+    return block_means(_squared_change(before, after) * ~resampled, block_grid).sum(dim=[1, 2])
+
+
+def block_means(change: torch.Tensor, block_grid: Sequence[int]) -> torch.Tensor:
+    """Average a map over the pixels of every block. [N, H, W] -> [N, R, S]"""
+    rows, cols = block_grid
+    by_row = _cell_averages(rows, change.shape[1], change)                   # [R, H]
+    by_col = _cell_averages(cols, change.shape[2], change)                   # [S, W]
+    return by_row @ change @ by_col.T
+
+
+def _squared_change(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Squared difference, averaged over channels. [N, C, H, W] twice -> [N, H, W]"""
+    if before.shape != after.shape:
+        raise ValueError(f"images before and after must have one shape, got {[*before.shape]} and {[*after.shape]}")
+    return (after - before).square().mean(dim=1)
+
+
+def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `mask` is True, per sample; 0 where it is True nowhere. [N, H, W] -> [N]"""
+    return (values * mask).sum(dim=[1, 2]) / mask.sum(dim=[1, 2]).clamp(min=1)
+
+
+def _cell_of_pixel(cells: int, pixels: int, device: torch.device) -> torch.Tensor:
+    """Grid row (or column) that owns each pixel row (or column). [pixels] int64"""
+    if not 1 <= cells <= pixels:
+        raise ValueError(f"a block grid over {pixels} pixels must have 1 to {pixels} cells per side, got {cells}")
+    return torch.arange(pixels, device=device) * cells // pixels
+
+
+def _cell_averages(cells: int, pixels: int, like: torch.Tensor) -> torch.Tensor:
+    """Matrix that averages the pixels of each cell along one axis. [cells, pixels], dtype and device of `like`"""
+    owner = _cell_of_pixel(cells, pixels, like.device)
+    members = (owner == torch.arange(cells, device=like.device)[:, None]).to(like.dtype)
+    return members / members.sum(dim=1, keepdim=True)

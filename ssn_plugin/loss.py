@@ -1,0 +1,111 @@
+"""StyleGAN2's losses with the low-distortion term of Spatially Stochastic Networks (arXiv:2006.05394)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ssn_plugin import distortion
+from torch_utils import misc, training_stats
+from training.loss import StyleGAN2Loss
+
+# Measure of what changed outside the redrawn block: (before, after [N, C, H, W], resampled [N, H, W] bool) -> [N].
+OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class DistortionLoss(StyleGAN2Loss):
+    """Adds `weight * E[D(G(z), G(z with one block redrawn))]` to the generator's main phase.
+
+    The block is uniform over the grid. Both images share noise maps and label, and use neither style mixing nor
+    truncation. D is the mean squared change outside the block, see `ssn_plugin.distortion`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        G_mapping: torch.nn.Module,
+        G_synthesis: torch.nn.Module,
+        D: torch.nn.Module,
+        distortion_weight: float = 100,      # lambda; 0 switches the term off
+        distortion_interval: int = 1,        # compute it at every k-th optimiser step only, with k times the weight
+        distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
+        distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
+        **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
+    ):
+        super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
+        self.distortion_weight = distortion_weight
+        self.distortion_interval = distortion_interval
+        self.distortion_batch_shrink = distortion_batch_shrink
+        self.main_steps = 0  # optimiser steps of the generator so far
+        (self.block_grid,) = unwrapped(G_synthesis).block_grid  # one [rows, cols]
+        self.num_blocks = self.block_grid[0] * self.block_grid[1]
+        self.outside_change = self._outside_change(distortion_reduction)
+
+    def _outside_change(self, reduction: str) -> OutsideChange:
+        if reduction == "mean":
+            return distortion.mean_outside_change
+        if reduction == "sum":
+            return functools.partial(distortion.sum_outside_change, block_grid=self.block_grid)
+        raise ValueError(f"distortion reduction must be 'mean' or 'sum', got {reduction!r}")
+
+    def accumulate_gradients(
+        self,
+        phase: str,
+        real_img: torch.Tensor,
+        real_c: torch.Tensor,
+        gen_z: torch.Tensor,
+        gen_c: torch.Tensor,
+        sync: bool,
+        gain: float,
+    ) -> None:
+        is_main = phase in ("Gmain", "Gboth")
+        with_distortion = is_main and self.distortion_due()
+        # Only the last backward pass of a phase may synchronise gradients across GPUs.
+        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_distortion, gain)
+        if with_distortion:
+            outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
+            training_stats.report("Loss/ssn/distortion", outside)
+            training_stats.report("Loss/ssn/diversity", inside)
+            loss = outside * (self.distortion_weight * self.distortion_interval)
+            loss.mean().mul(gain).backward()
+        if is_main and sync:  # the last accumulation round: an optimiser step follows
+            self.main_steps += 1
+
+    def distortion_due(self) -> bool:
+        """Does the current optimiser step include the term? Never where nothing lies outside the only block."""
+        wanted = self.distortion_weight != 0 and self.num_blocks > 1
+        return wanted and self.main_steps % self.distortion_interval == 0
+
+    def change_of_redrawn_blocks(
+        self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Redraw a uniform block of each latent; return the change outside and inside it, [n] each."""
+        n = max(len(gen_z) // self.distortion_batch_shrink, 1)
+        z, c = gen_z[:n], gen_c[:n]
+        blocks = torch.randint(self.num_blocks, [n], device=z.device)
+        pair = torch.cat([z, distortion.redraw_blocks(z, blocks, self.block_grid)])   # [2n, z_dim]
+        before, after = self.synthesize_pairs(pair, c.repeat(2, 1), sync).chunk(2)    # [n, C, H, W] each
+        resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
+        inside = distortion.mean_inside_change(before, after, resampled)
+        return self.outside_change(before, after, resampled), inside
+
+    def synthesize_pairs(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """Images of 2n latents in one batch, of which number i and n + i share their noise maps. [2n, C, H, W]"""
+        n = len(z) // 2
+        noise = [
+            torch.randn([n, 1, r, r], device=z.device).repeat(2, 1, 1, 1)
+            for r in unwrapped(self.G_synthesis).noise_resolutions
+        ]
+        with misc.ddp_sync(self.G_mapping, sync):
+            # The host's own pass has already counted these latents towards the mean style.
+            ws = self.G_mapping(z, c, skip_w_avg_update=True)
+        with misc.ddp_sync(self.G_synthesis, sync):
+            return self.G_synthesis(ws, noise=noise)
+
+
+def unwrapped(module: torch.nn.Module) -> Any:
+    """The module itself where several GPUs train: their wrapper hides its attributes."""
+    return getattr(module, "module", module)

@@ -1,0 +1,145 @@
+"""From a network file and a seed to an 8-bit image."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+import dnnlib
+import legacy
+
+MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
+MAX_IMAGES = 1_000_000   # per run; a longer list is a slip of the keyboard
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3`, `1,5,9` or `0-7` (inclusive), or a mixture, -> seeds in the given order, repetitions dropped."""
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
+        if not match:
+            raise ValueError(f"seeds must look like 3 or 1,5,9 or 0-7, got {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last <= MAX_SEED:
+            raise ValueError(f"seeds {part.strip()} must run upwards within 0..{MAX_SEED}")
+        if last - first + len(seeds) >= MAX_IMAGES:
+            raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return list(seeds)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the first CUDA GPU, or the CPU where there is none."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}") from err
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} is not there, found {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def load_generator(network: str, device: torch.device, trust: bool = False) -> torch.nn.Module:
+    """The averaged generator `G_ema` of a network file or URL, ready for inference.
+
+    trust: execute source code that the file carries (see `legacy.load_network_pkl`).
+    """
+    if not dnnlib.util.is_url(network, allow_file_urls=True) and not os.path.isfile(network):
+        raise FileNotFoundError(f"network {network} is not an existing file")
+    with dnnlib.util.open_url(network) as file:
+        data = legacy.load_network_pkl(file, trust=trust)
+    return data["G_ema"].eval().requires_grad_(False).to(device)
+
+
+def seed_to_z(seed: int, z_dim: int) -> torch.Tensor:
+    """The latents of an image seed, the same on every device and host. [1, z_dim] float32"""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
+
+
+def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
+    """One-hot label, all zero without a class. [1, c_dim]"""
+    c = torch.zeros([1, c_dim])
+    if c_dim and class_idx is not None:
+        c[:, class_idx] = 1
+    return c
+
+
+def to_uint8(img: torch.Tensor) -> np.ndarray:
+    """[N, C, H, W] in -1..1 -> uint8 [N, H, W, C], cut off rather than rounded."""
+    return (img.permute(0, 2, 3, 1) * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+@torch.no_grad()
+def save_seeds(
+    G: torch.nn.Module,
+    seeds: Sequence[int],
+    class_idx: int | None,
+    truncation_psi: float,
+    noise_mode: str,
+    outdir: str | os.PathLike,
+) -> Iterator[str]:
+    """Write `seed0003.png` for each seed; yields the paths as they are done.
+
+    A batch would be faster on a GPU, but its rounding differs from that of single images, so that a seed would give
+    slightly different files from one call to the next.
+    """
+    os.makedirs(outdir, exist_ok=True)
+    device = _device_of(G)
+    c = class_to_label(class_idx, G.c_dim).to(device)
+    for seed in seeds:
+        img = G(seed_to_z(seed, G.z_dim).to(device), c, truncation_psi=truncation_psi, noise_mode=noise_mode)
+        yield save_png(to_uint8(img)[0], os.path.join(outdir, f"seed{seed:04d}.png"))
+
+
+def load_projected_w(path: str | os.PathLike) -> np.ndarray:
+    """The array `w` of an npz file that projector.py wrote, float32. Its shape is checked by `check_projected_w`."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            w = data["w"]
+    except (KeyError, IndexError, AttributeError, TypeError) as err:
+        raise ValueError(f"{path} has no array 'w' as projector.py writes it") from err
+    except (ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise ValueError(f"{path} is not a readable npz file") from err
+    if w.dtype.kind != "f" or not np.isfinite(w).all():
+        raise ValueError(f"{path}: w must hold finite floats, got {w.dtype}")
+    return w.astype(np.float32)
+
+
+def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike) -> None:
+    if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim):
+        raise ValueError(f"{path}: w must be [N, {G.num_ws}, {G.w_dim}] for this network, got {list(w.shape)}")
+
+
+@torch.no_grad()
+def save_projected(
+    G: torch.nn.Module,
+    w: np.ndarray,             # [N, num_ws, w_dim]
+    noise_mode: str,
+    outdir: str | os.PathLike,
+) -> Iterator[str]:
+    """Write `proj00.png` for each row of w; yields the paths as they are done."""
+    os.makedirs(outdir, exist_ok=True)
+    for i, row in enumerate(torch.from_numpy(w).to(_device_of(G))):
+        img = G.synthesis(row[None], noise_mode=noise_mode)
+        yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
+
+
+def save_png(image: np.ndarray, path: str) -> str:
+    """Write uint8 [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, whole or not at all; returns the path."""
+    with dnnlib.util.open_atomic(path) as file:
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, format="PNG")
+    return path
+
+
+def _device_of(G: torch.nn.Module) -> torch.device:
+    return next(G.parameters()).device

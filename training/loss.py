@@ -1,0 +1,217 @@
+"""The losses of StyleGAN2, one small function per term.
+
+Letters in shapes: N batch, L synthesis layers (`num_ws`), C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from torch_utils import misc, training_stats
+from torch_utils.ops import conv2d_gradfix
+
+
+class Loss:
+    """What the training loop asks of a loss."""
+
+    def accumulate_gradients(
+        self,
+        phase: str,              # 'Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg' or 'Dboth'
+        real_img: torch.Tensor,  # [N, C, H, W] in -1..1
+        real_c: torch.Tensor,    # [N, c_dim]
+        gen_z: torch.Tensor,     # [N, z_dim]
+        gen_c: torch.Tensor,     # [N, c_dim]
+        sync: bool,              # does an optimizer step follow? Then gradients are synchronised across processes
+        gain: float,             # multiplies every term; the interval of a lazy phase
+    ) -> None:
+        """Add the gradients of one phase to the `.grad` of the module that the phase trains."""
+        raise NotImplementedError
+
+
+class StyleGAN2Loss(Loss):
+    """Non-saturating logistic loss with R1 and path length regularisation (Karras et al. 2020).
+
+    `run_G`, `run_D` and `accumulate_gradients` are the methods to override. The networks may be wrapped for
+    distributed training, so nothing but calling them is assumed. `pl_mean` is the running mean of path lengths.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        G_mapping: torch.nn.Module,
+        G_synthesis: torch.nn.Module,
+        D: torch.nn.Module,
+        augment_pipe: torch.nn.Module | None = None,  # applied to everything the discriminator sees
+        style_mixing_prob: float = 0.9,  # chance that a batch mixes two latents
+        r1_gamma: float = 10,            # weight of R1; 0 switches it off
+        pl_batch_shrink: int = 2,        # path lengths use 1/pl_batch_shrink of the batch
+        pl_decay: float = 0.01,          # how fast pl_mean follows the batch
+        pl_weight: float = 2,            # weight of the path length penalty; 0 switches it off
+    ):
+        super().__init__()
+        self.device = device
+        self.G_mapping = G_mapping
+        self.G_synthesis = G_synthesis
+        self.D = D
+        self.augment_pipe = augment_pipe
+        self.style_mixing_prob = style_mixing_prob
+        self.r1_gamma = r1_gamma
+        self.pl_batch_shrink = pl_batch_shrink
+        self.pl_decay = pl_decay
+        self.pl_weight = pl_weight
+        self.pl_mean = torch.zeros([], device=device)
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [N, C, H, W] and the latents [N, L, w_dim] they were made from, styles mixed."""
+        with misc.ddp_sync(self.G_mapping, sync):
+            ws = self.G_mapping(z, c)
+            if self.style_mixing_prob > 0:
+                ws = self.mix_styles(ws, z, c)
+        with misc.ddp_sync(self.G_synthesis, sync):
+            img = self.G_synthesis(ws)
+        return img, ws
+
+    def run_D(self, img: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """Logits [N, 1] of images that are augmented first."""
+        if self.augment_pipe is not None:
+            img = self.augment_pipe(img)
+        with misc.ddp_sync(self.D, sync):
+            return self.D(img, c)
+
+    def mix_styles(self, ws: torch.Tensor, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Replace the layers from a random one on by those of fresh latents, the same layers for the whole batch."""
+        num_ws = ws.shape[1]
+        if num_ws < 2:
+            return ws
+        # Both numbers are drawn on the CPU: reading them from a GPU would make every step wait for it.
+        cut = int(torch.randint(1, num_ws, []))
+        if float(torch.rand([])) >= self.style_mixing_prob:
+            return ws
+        other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
+        return torch.cat([ws[:, :cut], other[:, cut:]], dim=1)
+
+    def accumulate_gradients(
+        self,
+        phase: str,
+        real_img: torch.Tensor,
+        real_c: torch.Tensor,
+        gen_z: torch.Tensor,
+        gen_c: torch.Tensor,
+        sync: bool,
+        gain: float,
+    ) -> None:
+        G_main = phase in ("Gmain", "Gboth")
+        G_reg = phase in ("Greg", "Gboth") and self.pl_weight != 0
+        D_main = phase in ("Dmain", "Dboth")
+        D_reg = phase in ("Dreg", "Dboth") and self.r1_gamma != 0
+
+        # Only the last backward pass of a phase may synchronise gradients across processes.
+        if G_main:
+            self.backward(self.generator_main(gen_z, gen_c, sync=sync and not G_reg), gain)
+        if G_reg:
+            self.backward(self.generator_path_length(gen_z, gen_c, sync=sync), gain)
+        fake_loss = None
+        if D_main:
+            fake_loss = self.discriminator_fake(gen_z, gen_c, sync=False)
+            self.backward(fake_loss, gain)
+        if D_main or D_reg:
+            self.backward(self.discriminator_real(real_img, real_c, sync, fake_loss, with_r1=D_reg), gain)
+
+    def backward(self, loss: torch.Tensor, gain: float) -> None:
+        """Back-propagate the batch mean of a per-sample loss, times `gain`."""
+        loss.mean().mul(gain).backward()
+
+    def generator_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """-log sigmoid(D(G(z))): generated images should look real. [N, 1]"""
+        img, _ws = self.run_G(gen_z, gen_c, sync=sync)
+        logits = self.run_D(img, gen_c, sync=False)
+        report_logits("fake", logits)
+        loss = softplus(-logits)
+        training_stats.report("Loss/G/loss", loss)
+        return loss
+
+    def generator_path_length(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """(length - running mean)^2: equal steps in w should change the image equally much. [n], n a part of N"""
+        num = max(len(gen_z) // self.pl_batch_shrink, 1)
+        img, ws = self.run_G(gen_z[:num], gen_c[:num], sync=sync)
+        lengths = path_lengths(img, ws)
+        # The new mean enters the penalty with its gradient; what is kept for the next step has none.
+        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
+        self.pl_mean.copy_(pl_mean.detach())
+        penalty = (lengths - pl_mean).square()
+        training_stats.report("Loss/pl_penalty", penalty)
+        loss = penalty * self.pl_weight
+        training_stats.report("Loss/G/reg", loss)
+        return loss + anchor(img)
+
+    def discriminator_fake(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """-log(1 - sigmoid(D(G(z)))): generated images should be told from real ones. [N, 1]"""
+        with torch.no_grad():
+            img, _ws = self.run_G(gen_z, gen_c, sync=False)
+        logits = self.run_D(img, gen_c, sync=sync)
+        report_logits("fake", logits)
+        return softplus(logits)
+
+    def discriminator_real(
+        self,
+        real_img: torch.Tensor,
+        real_c: torch.Tensor,
+        sync: bool,
+        fake_loss: torch.Tensor | None,  # [N, 1] of the same phase, for the statistics; None leaves out the main term
+        with_r1: bool,
+    ) -> torch.Tensor:
+        """-log sigmoid(D(x)) of real images and their R1 penalty, which share one pass. [N, 1]"""
+        real_img = real_img.detach().requires_grad_(with_r1)
+        logits = self.run_D(real_img, real_c, sync=sync)
+        report_logits("real", logits)
+        loss = anchor(logits)
+        if fake_loss is not None:
+            real_loss = softplus(-logits)
+            training_stats.report("Loss/D/loss", fake_loss.detach() + real_loss)
+            loss = loss + real_loss
+        if with_r1:
+            penalty = r1_penalty(real_img, logits)
+            training_stats.report("Loss/r1_penalty", penalty)
+            reg_loss = penalty * (self.r1_gamma / 2)
+            training_stats.report("Loss/D/reg", reg_loss)
+            loss = loss + reg_loss[:, None]
+        return loss
+
+
+def path_lengths(img: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:
+    """How far random directions of image space reach back into w, per image.
+
+    sqrt(mean over layers of |d sum(img * y) / d w_l|^2) with y unit normal noise divided by sqrt(H * W).
+    img: [N, C, H, W], computed from ws: [N, L, w_dim].  Returns [N], differentiable.
+    Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN", section 3.2.
+    """
+    noise = torch.randn_like(img) / (img.shape[2] * img.shape[3]) ** 0.5
+    with conv2d_gradfix.no_weight_gradients():
+        (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)   # [N, L, w_dim]
+    return grad.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+def r1_penalty(real_img: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Squared norm of the discriminator's gradient at the real images (Mescheder et al. 2018, R1).
+
+    logits: [N, 1], computed from real_img: [N, C, H, W].  Returns [N], differentiable.
+    """
+    with conv2d_gradfix.no_weight_gradients():
+        (grad,) = torch.autograd.grad(logits.sum(), real_img, create_graph=True)    # [N, C, H, W]
+    return grad.square().sum(dim=[1, 2, 3])
+
+
+def anchor(output: torch.Tensor) -> torch.Tensor:
+    """Zero per sample that depends on the output of a network, [N] for images and [N, 1] for logits.
+
+    Added to a loss built from gradients, it gives every parameter a gradient, zero where the loss has none:
+    distributed training waits for all of them.
+    """
+    return output[:, 0, 0, 0] * 0 if output.ndim == 4 else output * 0
+
+
+def report_logits(kind: str, logits: torch.Tensor) -> None:
+    """Record the scores and signs of logits [N, 1]; `kind` is 'fake' or 'real'."""
+    training_stats.report(f"Loss/scores/{kind}", logits)
+    training_stats.report(f"Loss/signs/{kind}", logits.sign())

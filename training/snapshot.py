@@ -1,0 +1,164 @@
+"""What a run leaves behind: grids of example images and network pickles; and taking up such a pickle again.
+
+Letters in shapes: N images of a grid, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+import dnnlib
+import legacy
+from torch_utils import misc
+from training.dataset import Dataset
+
+
+def setup_snapshot_image_grid(
+    training_set: Dataset, random_seed: int = 0
+) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Choose the real images of the preview grid: about 8K pixels, 7 to 32 columns and 4 to 32 rows.
+
+    Without labels the images are random ones. With labels every row shows one label.
+    Returns (columns, rows), images uint8 [N, C, H, W] and labels float32 [N, label_dim].
+    """
+    _, height, width = training_set.image_shape
+    columns = int(np.clip(7680 // width, 7, 32))
+    rows = int(np.clip(4320 // height, 4, 32))
+    rnd = np.random.RandomState(random_seed)
+    if training_set.has_labels:
+        indices = rows_by_label(training_set, columns, rows, rnd)
+    else:
+        order = np.arange(len(training_set))
+        rnd.shuffle(order)
+        indices = [int(order[i % len(order)]) for i in range(columns * rows)]
+    images, labels = zip(*(training_set[i] for i in indices))
+    return (columns, rows), np.stack(images), np.stack(labels)
+
+
+def rows_by_label(training_set: Dataset, columns: int, rows: int, rnd: np.random.RandomState) -> list[int]:
+    """Item indices of a grid whose rows run through the labels, and through the items of a label where it returns."""
+    groups: dict[tuple, list[int]] = {}
+    for i in range(len(training_set)):
+        # Reversed: one-hot vectors and class indices sort alike, by class.
+        label = tuple(np.ravel(training_set.get_details(i).raw_label)[::-1].tolist())
+        groups.setdefault(label, []).append(i)
+    ordered = [groups[label] for label in sorted(groups)]
+    for group in ordered:
+        rnd.shuffle(group)
+    indices = []
+    for row in range(rows):
+        group = ordered[row % len(ordered)]
+        first = row // len(ordered) * columns
+        indices += [group[(first + column) % len(group)] for column in range(columns)]
+    return indices
+
+
+def save_image_grid(
+    img: np.ndarray,             # [N, C, H, W], N = columns * rows, C one of 1, 3, 4
+    fname: str,
+    drange: tuple[float, float],  # values that become black and white
+    grid_size: tuple[int, int],  # columns, rows
+) -> None:
+    """Write images as one PNG, row by row."""
+    low, high = drange
+    columns, rows = grid_size
+    pixels = np.rint((np.asarray(img, dtype=np.float32) - low) * (255 / (high - low)))
+    num, channels, height, width = pixels.shape
+    if num != columns * rows or channels not in (1, 3, 4):
+        raise ValueError(f"a grid of {columns}x{rows} needs {columns * rows} images of 1, 3 or 4 channels, "
+                         f"got shape {list(pixels.shape)}")
+    grid = pixels.clip(0, 255).astype(np.uint8).reshape(rows, columns, channels, height, width)
+    grid = grid.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    image = PIL.Image.fromarray(grid[:, :, 0] if channels == 1 else grid)
+    with dnnlib.util.open_atomic(fname, "wb") as file:
+        image.save(file, format="PNG", compress_level=3)  # level 6 takes longer for the same size
+
+
+class PreviewGrid:
+    """The same latents and labels at every snapshot, so that one can watch images develop."""
+
+    def __init__(
+        self,
+        training_set: Dataset,
+        z_dim: int,
+        device: torch.device,
+        batch_size: int,                                  # images generated at a time
+        random_seed: int = 0,
+        largest_grid: Sequence[int] | None = None,        # columns, rows; None: what setup_snapshot_image_grid chooses
+    ):
+        grid_size, images, labels = setup_snapshot_image_grid(training_set, random_seed=random_seed)
+        self.grid_size, images, labels = crop_grid(grid_size, images, labels, largest_grid)
+        self.reals = images
+        generator = torch.Generator().manual_seed(random_seed)
+        self._z = torch.randn([len(labels), z_dim], generator=generator).to(device).split(batch_size)
+        self._c = torch.from_numpy(labels).to(device).split(batch_size)
+
+    def save_reals(self, fname: str) -> None:
+        """Write the real images beside which the generated ones are judged."""
+        save_image_grid(self.reals, fname, drange=(0, 255), grid_size=self.grid_size)
+
+    def save_fakes(self, G_ema: torch.nn.Module, fname: str) -> None:
+        """Write the images that `G_ema` makes of the latents, with constant noise."""
+        with torch.no_grad():
+            images = [G_ema(z=z, c=c, noise_mode="const").cpu() for z, c in zip(self._z, self._c)]
+        save_image_grid(torch.cat(images).numpy(), fname, drange=(-1, 1), grid_size=self.grid_size)
+
+
+def crop_grid(
+    grid_size: tuple[int, int], images: np.ndarray, labels: np.ndarray, largest: Sequence[int] | None
+) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """The upper left part of a grid that has at most `largest` columns and rows."""
+    if largest is None:
+        return grid_size, images, labels
+    columns, rows = (min(size, limit) for size, limit in zip(grid_size, largest))
+    if columns < 1 or rows < 1:
+        raise ValueError(f"the preview grid must have at least one column and row, got {largest[0]}x{largest[1]}")
+    kept = np.arange(grid_size[0] * grid_size[1]).reshape(grid_size[1], grid_size[0])[:rows, :columns].ravel()
+    return (columns, rows), images[kept], labels[kept]
+
+
+def network_snapshot(
+    G: torch.nn.Module,
+    D: torch.nn.Module,
+    G_ema: torch.nn.Module,
+    augment_pipe: torch.nn.Module | None,
+    training_set_kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Content of a network pickle: copies of the modules in eval mode, without gradients, on the CPU."""
+    modules = {"G": G, "D": D, "G_ema": G_ema, "augment_pipe": augment_pipe}
+    snapshot: dict[str, Any] = {"training_set_kwargs": dict(training_set_kwargs)}
+    for name, module in modules.items():
+        if module is not None:
+            module = copy.deepcopy(module).eval().requires_grad_(False).cpu()
+        snapshot[name] = module
+    return snapshot
+
+
+def save_network_snapshot(snapshot: Mapping[str, Any], fname: str) -> None:
+    """Write a network pickle; an interrupted write leaves nothing under this name."""
+    with dnnlib.util.open_atomic(fname, "wb") as file:
+        pickle.dump(dict(snapshot), file, protocol=4)  # the newest that every supported Python reads
+
+
+def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], trust: bool = False) -> None:
+    """Copy parameters and buffers of equal name from a network pickle.
+
+    resume_pkl: path or URL.  networks: by the names in the pickle, `G`, `D`, `G_ema`.
+    trust: allow the pickle to run the code it brings along.
+    Raises ValueError naming the first parameter that has another shape in the pickle.
+    """
+    with dnnlib.util.open_url(resume_pkl) as file:
+        snapshot = legacy.load_network_pkl(file, trust=trust)
+    for name, network in networks.items():
+        try:
+            misc.copy_params_and_buffers(snapshot[name], network, require_all=False)
+        except ValueError as err:
+            raise ValueError(f"{os.path.basename(resume_pkl)} does not fit this run: {name}.{err}") from err
