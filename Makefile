@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up everything they need in .venv: Python 3.10 or newer is all that must be there.
+#
+#   PYTHON=python3.12    interpreter for the virtual environment
+#   TORCH_INDEX=URL      further package index for torch. Where the default build of torch brings CUDA along and the
+#                        machine has no GPU, give the index of CPU builds that PyTorch's "Get started" page shows.
+#   PIP_ARGS='...'       further arguments of pip install, e.g. --find-links=DIR
+#   PYTEST_ARGS='...'    further arguments of pytest, e.g. '-k persistence'
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo    train a small network on drawn castles and redraw a block of them (6 minutes)"
+	@echo "make test    linter, type checker and tests"
+	@echo "make lint    linter and type checker"
+	@echo "make clean   remove the virtual environment and caches"
+
+demo: $(INSTALLED)
+	$(BIN)/python -m ssn_plugin.demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Written last, so that an interrupted installation is taken up again.
+$(INSTALLED): constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "Error: Python >= 3.10 is needed, $(PYTHON) is " + sys.version.split()[0] + "; choose one with PYTHON=...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "Error: $(PYTHON) has no venv or ensurepip; install them (Debian: python3-venv)" >&2; exit 1; }
+	@command -v nvidia-smi >/dev/null || [ -n "$(TORCH_INDEX)" ] || \
+	    echo "No GPU found: if pip downloads CUDA libraries now, TORCH_INDEX (see Makefile) saves gigabytes."
+	@echo "Installing the packages of constraints.txt into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) -r constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

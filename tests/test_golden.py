@@ -1,0 +1,34 @@
+"""The numbers of the reference host, where the folder with them lies beside the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = [
+    "ops_*",
+    "misc_small/second moment,misc_small/minibatch deviation,misc_small/sampler,training_stats",
+    "net_*",
+    "loss_*",
+    "dataset",
+    "cli_train_options",
+    "augment",
+    "legacy_tf",
+    "rosinality_*",
+]
+
+
+def test_every_reference_number_is_reproduced(shared):
+    checker = shared / "check_golden.py"
+    if not checker.is_file():
+        pytest.skip(f"reference checker not found: {checker}")
+    result = subprocess.run(
+        [sys.executable, checker, "--host", ROOT, "--golden", shared / "golden", "--only", ",".join(GROUPS)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
