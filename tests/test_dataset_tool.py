@@ -1,0 +1,380 @@
+"""Converting image collections into data sets, as a library and as a command."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+from click.testing import CliRunner
+
+from dataset_tool import main
+from training import dataset_conversion
+from training.castles import draw_castle
+from training.dataset import ImageFolderDataset
+from training.dataset_conversion import ConversionOptions, convert_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def encode(image: PIL.Image.Image, kind: str = "png", **params) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **params)
+    return buffer.getvalue()
+
+
+def noise(width: int = 8, height: int = 8, mode: str = "RGB", seed: int = 0) -> PIL.Image.Image:
+    shape = [height, width, 3] if mode == "RGB" else [height, width]
+    return PIL.Image.fromarray(np.random.RandomState(seed).randint(256, size=shape).astype(np.uint8))
+
+
+def folder(path: Path, files: dict[str, bytes]) -> str:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return str(path)
+
+
+def photos(count: int = 3, **size) -> dict[str, bytes]:
+    return {f"{i}.png": encode(noise(seed=i, **size)) for i in range(count)}
+
+
+def converted(tmp_path: Path, files: dict[str, bytes], **options) -> list[np.ndarray]:
+    """The images [H, W, C] of the data set made from `files`."""
+    dest = str(tmp_path / "out.zip")
+    convert_dataset(folder(tmp_path / "in", files), dest, ConversionOptions(**options))
+    dataset = ImageFolderDataset(dest)
+    return [dataset[i][0].transpose(1, 2, 0) for i in range(len(dataset))]
+
+
+def run(*args: str):
+    return CliRunner().invoke(main, list(args))
+
+
+def refused(result, *words: str) -> None:
+    """The command ended with exit code 2 and one line that has all the words."""
+    assert result.exit_code == 2, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_images_keep_their_pixels_and_get_numbered_in_path_order(tmp_path):
+    files = {"b/0.png": encode(noise(seed=2)), "a.png": encode(noise(seed=1)), "read.me": b"no image"}
+    images = converted(tmp_path, files)
+    np.testing.assert_array_equal(images, [np.asarray(noise(seed=1)), np.asarray(noise(seed=2))])
+    assert zipfile.ZipFile(tmp_path / "out.zip").namelist() == [
+        "00000/img00000000.png", "00000/img00000001.png", "dataset.json"]
+
+
+def test_zip_and_folder_destinations_hold_the_same_files(tmp_path):
+    source = folder(tmp_path / "in", photos())
+    convert_dataset(source, str(tmp_path / "out.zip"))
+    convert_dataset(source, str(tmp_path / "out"))
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        for name in archive.namelist():
+            assert (tmp_path / "out" / name).read_bytes() == archive.read(name)
+    files = [name for _, _, names in os.walk(tmp_path / "out") for name in names]
+    assert len(files) == len(archive.namelist())
+
+
+def test_folder_number_is_the_index_in_thousands(tmp_path):
+    data = encode(noise(1, 1))
+    convert_dataset(folder(tmp_path / "in", {f"{i:04d}.png": data for i in range(1001)}), str(tmp_path / "out.zip"))
+    assert zipfile.ZipFile(tmp_path / "out.zip").namelist()[-2] == "00001/img00001000.png"
+
+
+def test_files_are_stored_without_compression(tmp_path):
+    converted(tmp_path, photos())
+    for info in zipfile.ZipFile(tmp_path / "out.zip").infolist():
+        assert info.compress_type == zipfile.ZIP_STORED
+        assert info.filename == "dataset.json" or info.file_size > 8 * 8 * 3
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    source = folder(tmp_path / "in", photos())
+    convert_dataset(source, str(tmp_path / "a.zip"))
+    for i in (2, 0, 1):   # other file times, other order of creation
+        (tmp_path / "in" / f"{i}.png").unlink()
+        (tmp_path / "in" / f"{i}.png").write_bytes(photos()[f"{i}.png"])
+        os.utime(tmp_path / "in" / f"{i}.png", (1e9 + i, 1e9 + i))
+    convert_dataset(source, str(tmp_path / "b.zip"))
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_zip_is_a_source_like_its_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name, data in {**photos(), "dataset.json": b'{"labels": null}'}.items():
+            archive.writestr(name, data)
+    convert_dataset(folder(tmp_path / "in", photos()), str(tmp_path / "a.zip"))
+    convert_dataset(str(tmp_path / "in.zip"), str(tmp_path / "b.zip"))
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_paths_that_climb_out_of_a_zip_write_nothing_outside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        for name in ("../../up.png", "/abs.png", "a/../b.png", "..\\win.png"):
+            archive.writestr(name, encode(noise()))
+    (tmp_path / "work").mkdir()
+    summary = convert_dataset(str(tmp_path / "evil.zip"), str(tmp_path / "work" / "out"))
+    assert summary.num_images == 4
+    assert sorted(os.listdir(tmp_path)) == ["evil.zip", "work"] and os.listdir(tmp_path / "work") == ["out"]
+    assert sorted(os.listdir(tmp_path / "work" / "out")) == ["00000", "dataset.json"]
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 1], [[0.5, 1], [2, 3], [4, 5]]])
+def test_labels_go_along(tmp_path, labels):
+    entries = [[f"{i}.png", label] for i, label in enumerate(labels)]
+    files = {**photos(), "dataset.json": json.dumps({"labels": entries[::-1]}).encode()}
+    converted(tmp_path, files)
+    dataset = ImageFolderDataset(str(tmp_path / "out.zip"), use_labels=True)
+    for i in range(3):
+        np.testing.assert_array_equal(dataset.get_details(i).raw_label, labels[i])
+
+
+def test_labels_are_null_unless_every_image_has_one(tmp_path):
+    files = {**photos(), "dataset.json": b'{"labels": [["0.png", 1], ["2.png", 0]]}'}
+    summary = convert_dataset(folder(tmp_path / "in", files), str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == {"labels": None}
+    assert summary.label_text == "labels left out: 1 images have none"
+
+
+def test_max_images_takes_the_first(tmp_path):
+    images = converted(tmp_path, photos(5), max_images=2)
+    np.testing.assert_array_equal(images, [np.asarray(noise(seed=i)) for i in range(2)])
+
+
+def test_box_filter_averages(tmp_path):
+    image, = converted(tmp_path, photos(1), width=4, height=4, resize_filter="box")
+    expected = np.asarray(noise()).astype(float).reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(image, expected, atol=1)   # Pillow rounds after each axis
+
+
+def test_lanczos_is_sharper_than_box(tmp_path):
+    step = np.zeros([16, 16], dtype=np.uint8)
+    step[:, 7:] = 255
+    files = {"a.png": encode(PIL.Image.fromarray(step))}
+    box, = converted(tmp_path / "box", files, width=4, height=4, resize_filter="box")
+    lanczos, = converted(tmp_path / "lanczos", files, width=4, height=4)
+    assert box[0, 1, 0] == 64 and lanczos[0, 1, 0] < 64
+
+
+def test_width_alone_resizes_only_the_width(tmp_path):
+    image, = converted(tmp_path, {"a.png": encode(noise(16, 8))}, width=8, resize_filter="box")
+    expected = np.asarray(noise(16, 8)).astype(float).reshape(8, 8, 2, 3).mean(axis=2)
+    np.testing.assert_allclose(image, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("width, height, left, top", [(12, 8, 2, 0), (8, 14, 0, 3), (11, 8, 1, 0)])
+def test_center_crop_takes_the_square_in_the_middle(tmp_path, width, height, left, top):
+    image, = converted(tmp_path, {"a.png": encode(noise(width, height))}, transform="center-crop", width=8, height=8)
+    np.testing.assert_array_equal(image, np.asarray(noise(width, height))[top : top + 8, left : left + 8])
+
+
+def test_center_crop_wide_keeps_the_width_on_a_black_square(tmp_path):
+    image, = converted(
+        tmp_path, {"a.png": encode(noise(16, 14))}, transform="center-crop-wide", width=16, height=10,
+    )
+    np.testing.assert_array_equal(image[3:13], np.asarray(noise(16, 14))[2:12])
+    assert image.shape == (16, 16, 3) and not image[:3].any() and not image[13:].any()
+
+
+def test_center_crop_wide_crops_before_it_resizes(tmp_path):
+    image, = converted(
+        tmp_path, {"a.png": encode(noise(16, 14))}, transform="center-crop-wide", width=8, height=4, resize_filter="box"
+    )
+    expected = np.asarray(noise(16, 14))[3:11].astype(float).reshape(4, 2, 8, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(image[2:6], expected, atol=1)
+
+
+def test_center_crop_wide_works_on_gray_images(tmp_path):
+    image, = converted(
+        tmp_path, {"a.png": encode(noise(8, 8, "L"))}, transform="center-crop-wide", width=8, height=4
+    )
+    np.testing.assert_array_equal(image[2:6, :, 0], np.asarray(noise(8, 8, "L"))[2:6])
+
+
+def test_dropped_images_keep_their_number(tmp_path):
+    files = {"0.png": encode(noise(4, 8)), "1.png": encode(noise(8, 3)), "2.png": encode(noise(8, 8))}
+    options = ConversionOptions(transform="center-crop-wide", width=8, height=4)
+    summary = convert_dataset(folder(tmp_path / "in", files), str(tmp_path / "out.zip"), options)
+    assert zipfile.ZipFile(tmp_path / "out.zip").namelist() == ["00000/img00000002.png", "dataset.json"]
+    assert (summary.num_images, summary.num_dropped) == (1, 2)
+
+
+def test_jpeg_is_turned_upright_as_its_exif_data_says(tmp_path):
+    image = PIL.Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 4))   # bright upper half as stored
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6                             # turn by 90 degrees clockwise to view
+    upright, = converted(tmp_path, {"a.jpg": encode(image, "jpeg", exif=exif, quality=100)})
+    assert upright[:, 4:].mean() > 250 and upright[:, :4].mean() < 5
+
+
+@pytest.mark.parametrize("name, data, expected", [
+    ("palette.png", encode(noise().quantize(16)), np.asarray(noise().quantize(16).convert("RGB"))),
+    ("bits.png", encode(noise(mode="L").convert("1")), np.asarray(noise(mode="L").convert("1"))[..., None] * 255),
+    ("deep.png", encode(PIL.Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024)),
+     (np.arange(64).reshape(8, 8, 1) * 4)),
+    ("print.tif", encode(PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "tiff"), np.full([8, 8, 3], [255, 0, 0])),
+    ("moving.gif", encode(noise(mode="L"), "gif", save_all=True, append_images=[noise(mode="L", seed=1)]),
+     np.asarray(noise(mode="L").convert("RGB"))),
+    ("a.bmp", encode(noise(), "bmp"), np.asarray(noise())),
+])
+def test_other_formats_and_modes_are_converted(tmp_path, name, data, expected):
+    image, = converted(tmp_path, {name: data})
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_metadata_of_the_source_is_left_behind(tmp_path):
+    info = PIL.PngImagePlugin.PngInfo()
+    info.add_text("Comment", "private")
+    converted(tmp_path, {"a.png": encode(noise(), pnginfo=info, icc_profile=b"private", dpi=(72, 72))})
+    data = zipfile.ZipFile(tmp_path / "out.zip").read("00000/img00000000.png")
+    assert not any(chunk in data for chunk in (b"tEXt", b"iCCP", b"pHYs", b"eXIf", b"private"))
+
+
+@pytest.mark.parametrize("odd, words", [
+    ({"9.png": encode(noise(4, 4))}, ["all images must be alike, 9.png is 4x4 RGB and 0.png is 8x8 RGB"]),
+    ({"9.png": encode(noise(mode="L"))}, ["9.png is 8x8 gray"]),
+    ({"9.png": encode(noise().convert("RGBA"))}, ["9.png has transparency", "RGBA"]),
+    ({"9.png": encode(noise(mode="L").convert("LA"))}, ["9.png has transparency", "LA"]),
+    ({"9.png": encode(noise().quantize(4), transparency=0)}, ["9.png has transparency"]),
+    ({"9.tif": encode(PIL.Image.fromarray(np.ones([8, 8], dtype=np.float32)), "tiff")}, ["9.tif", "mode F"]),
+    ({"9.png": encode(noise())[:100]}, ["cannot read 9.png"]),
+    ({"9.png": b""}, ["cannot read 9.png"]),
+    ({"9.ppm": b"P6 0 0 255\n"}, ["9.ppm"]),
+    ({"9.jpg": b"this is text"}, ["cannot read 9.jpg", "not an image"]),
+    ({"dataset.json": b"{]"}, ["dataset.json is not valid JSON"]),
+])
+@pytest.mark.parametrize("dest", ["out.zip", "out"])
+def test_a_bad_file_is_named_and_nothing_is_left_behind(tmp_path, odd, words, dest):
+    source = folder(tmp_path / "in", {**photos(), **odd})
+    refused(run(f"--source={source}", f"--dest={tmp_path / dest}"), *words)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("size, rule", [((8, 4), "be square, got 8x4"), ((6, 6), "be a power of two, got 6x6")])
+def test_a_size_that_networks_cannot_use_is_refused(tmp_path, size, rule):
+    source = folder(tmp_path / "in", {"a.png": encode(noise(*size))})
+    refused(run(f"--source={source}", f"--dest={tmp_path / 'out.zip'}"), "a.png", rule)
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--source=gone"], ["no such source", "gone"]),
+    (["--source=gone.zip"], ["no such source", "gone.zip"]),
+    (["--source=notes.txt"], ["notes.txt", "a source is one of"]),
+    (["--source=fake.zip"], ["fake.zip", "not a readable zip"]),
+    (["--source=empty.zip"], ["empty.zip", "contains no image"]),
+    (["--source=void"], ["void", "contains no image"]),
+    (["--source=castles"], ["castles", "resolution"]),
+    (["--source=castles", "--resolution=32x32"], ["castles", "max-images"]),
+    (["--source=castles", "--resolution=32", "--max-images=2"], ["resolution", "64x64", "got 32"]),
+    (["--source=castles", "--resolution=32x16", "--max-images=2"], ["square", "32x16"]),
+    (["--source=castles", "--resolution=48x48", "--max-images=2"], ["power of two", "48x48"]),
+    (["--source=castles", "--resolution=0x0", "--max-images=2"], ["width must be at least 1, got 0"]),
+    (["--source=castles", "--resolution=8192x8192", "--max-images=2"], ["4096", "8192"]),
+    (["--source=castles", "--resolution=32x32", "--max-images=0"], ["max-images", "0"]),
+    (["--source=castles", "--resolution=32x32", "--max-images=2", "--transform=center-crop"], ["transform"]),
+    (["--source=in", "--resolution=8x8", "--width=8"], ["--resolution", "--width"]),
+    (["--source=in", "--transform=center-crop"], ["center-crop needs both width and height"]),
+    (["--source=in", "--transform=center-crop-wide", "--resolution=4x8"], ["center-crop-wide", "4x8"]),
+    (["--source=in", "--transform=center-crop-wide", "--resolution=16x8"], ["drops all 3 images", "16x8"]),
+    (["--source=in", "--transform=round"], ["transform", "round"]),
+    (["--source=in", "--resize-filter=nearest"], ["resize-filter", "nearest"]),
+])
+def test_a_bad_request_is_refused_in_one_line_and_writes_nothing(tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "void").mkdir()
+    folder(tmp_path / "in", photos())
+    folder(tmp_path, {"notes.txt": b"hello", "fake.zip": b"hello"})
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    before = sorted(os.listdir(tmp_path))
+    refused(run(*args, "--dest=out.zip"), *words)
+    refused(run(*args, "--dest=out"), *words)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_destination_that_is_taken_is_refused_untouched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "in", photos())
+    folder(tmp_path, {"full/mine.txt": b"mine", "file": b"mine", "dir.zip/mine.txt": b"mine"})
+    refused(run("--source=in", "--dest=full"), "full must be empty")
+    refused(run("--source=in", "--dest=file"), "file must be a folder or end in .zip")
+    refused(run("--source=in", "--dest=dir.zip"), "dir.zip must be a file")
+    refused(run("--source=in", "--dest=in"), "must not be the source")
+    assert sorted(os.listdir(tmp_path)) == ["dir.zip", "file", "full", "in"]
+    assert os.listdir("full") == ["mine.txt"] and sorted(os.listdir("in")) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_zip_is_replaced_only_by_a_complete_one(tmp_path):
+    dest = tmp_path / "out.zip"
+    convert_dataset(folder(tmp_path / "in", photos()), str(dest))
+    before = dest.read_bytes()
+    with pytest.raises(OSError, match="1.png"):
+        convert_dataset(folder(tmp_path / "bad", {**photos(), "1.png": b"x"}), str(dest))
+    assert dest.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["bad", "in", "out.zip"]
+    convert_dataset(folder(tmp_path / "one", photos(1)), str(dest))
+    assert len(ImageFolderDataset(str(dest))) == 1
+
+
+def test_an_empty_folder_is_filled_and_new_ones_are_made(tmp_path):
+    (tmp_path / "out").mkdir()
+    source = folder(tmp_path / "in", photos())
+    for dest in (tmp_path / "out", tmp_path / "deep" / "er", tmp_path / "deeper" / "set.zip"):
+        convert_dataset(source, str(dest))
+        assert len(ImageFolderDataset(str(dest))) == 3
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    source = folder(tmp_path / "in", photos())
+    monkeypatch.setattr(dataset_conversion, "encode_png", interrupt)
+    for dest in ("out", "out.zip"):
+        with pytest.raises(KeyboardInterrupt):
+            convert_dataset(source, str(tmp_path / dest))
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_progress_counts_up_to_the_total(tmp_path):
+    calls = []
+    source = folder(tmp_path / "in", photos())
+    convert_dataset(source, str(tmp_path / "out.zip"), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_castles_are_those_of_the_seed(tmp_path):
+    dest = str(tmp_path / "castles.zip")
+    result = run("--source=castles", f"--dest={dest}", "--resolution=32x32", "--max-images=3", "--seed=7")
+    assert result.exit_code == 0 and result.output.startswith("3 images (32x32 RGB, no labels), ")
+    dataset = ImageFolderDataset(dest)
+    for i in range(3):
+        np.testing.assert_array_equal(dataset[i][0].transpose(1, 2, 0), np.asarray(draw_castle(7, 32, i)))
+
+
+def test_help_ends_with_two_commands_and_the_first_runs(tmp_path):
+    commands = run("--help").output.rstrip().splitlines()[-2:]
+    assert all(command.strip().startswith("python dataset_tool.py --source=") for command in commands)
+    words = [*commands[0].split()[2:], f"--dest={tmp_path / 'c.zip'}", "--max-images=2"]   # the last of a name counts
+    subprocess.run([sys.executable, str(ROOT / "dataset_tool.py"), *words], check=True, capture_output=True)
+    assert ImageFolderDataset(str(tmp_path / "c.zip"), resolution=64).image_shape == [3, 64, 64]
+
+
+def test_real_photographs_convert_and_read_back(tmp_path, shared):
+    dest = str(tmp_path / "cars.zip")
+    summary = convert_dataset(
+        str(shared / "data" / "cifar10-automobile-jpg.zip"), dest, ConversionOptions(max_images=50)
+    )
+    dataset = ImageFolderDataset(dest, resolution=32)
+    assert summary.num_images == len(dataset) == 50
+    assert all(dataset[i][0].std() > 5 for i in range(50))

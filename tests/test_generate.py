@@ -1,0 +1,283 @@
+"""generate.py: the stock options, resampling from the command line, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import shlex
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import generate
+from ssn_plugin.networks import SSNGenerator
+from training import generation
+from training.networks import Generator
+
+SMALL = dict(channel_base=64, channel_max=8)
+
+
+def save_network(path: Path, G: torch.nn.Module) -> Path:
+    for name, param in G.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.constant_(param, 0.1)
+    G.eval().requires_grad_(False)
+    networks = dict(G=G, D=None, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    path.write_bytes(pickle.dumps(networks))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Networks of 16x16 pixels: `ssn.pkl`, `plain.pkl` and `gray.pkl` (one channel, three classes)."""
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    ssn = SSNGenerator(
+        4, 0, 4, 16, 3, block_grid=[[4, 4]], mapping_kwargs=dict(num_layers=2, lr_multiplier=1), synthesis_kwargs=SMALL
+    )
+    save_network(folder / "ssn.pkl", ssn)
+    sizes = dict(z_dim=4, w_dim=4, img_resolution=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=SMALL)
+    save_network(folder / "plain.pkl", Generator(c_dim=0, img_channels=3, **sizes))
+    save_network(folder / "gray.pkl", Generator(c_dim=3, img_channels=1, **sizes))
+    mask = np.zeros([16, 16], dtype=np.uint8)
+    mask[:8, :8] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask[:8]).save(folder / "half.png")
+    np.savez(folder / "w.npz", w=np.random.RandomState(0).randn(2, 6, 4))
+    np.savez(folder / "other.npz", v=np.zeros([2, 6, 4]))
+    (folder / "junk").write_bytes(b"junk")
+    return folder
+
+
+def run(*args: str) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(generate.main, [str(arg) for arg in args])
+
+
+def run_ok(*args: str) -> str:
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def load(path: Path) -> torch.nn.Module:
+    return pickle.loads(path.read_bytes())["G_ema"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def as_8_bit(img: torch.Tensor) -> np.ndarray:
+    """[1, C, H, W] -> [H, W, C], truncated: an independent reading of the host's rule."""
+    return np.clip(np.floor(img[0].permute(1, 2, 0).double().numpy() * 127.5 + 128), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("trunc", "noise_mode"), [(1, "const"), (0.5, "none")])
+def test_an_image_is_that_of_the_averaged_generator_at_the_seed(folder, tmp_path, trunc, noise_mode):
+    run_ok("--network", folder / "plain.pkl", "--seeds=1,3-4", "--trunc", trunc, "--noise-mode", noise_mode,
+           "--outdir", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed0001.png", "seed0003.png", "seed0004.png"]
+    z = torch.from_numpy(np.random.RandomState(4).randn(1, 4))
+    img = load(folder / "plain.pkl")(z, None, truncation_psi=trunc, noise_mode=noise_mode)
+    assert np.array_equal(pixels(tmp_path / "seed0004.png"), as_8_bit(img))
+
+
+def test_an_image_does_not_depend_on_the_seeds_beside_it(folder, tmp_path):
+    run_ok("--network", folder / "ssn.pkl", "--seeds=0-3", "--outdir", tmp_path / "many")
+    run_ok("--network", folder / "ssn.pkl", "--seeds=2", "--outdir", tmp_path / "one")
+    assert digests(tmp_path / "one")["seed0002.png"] == digests(tmp_path / "many")["seed0002.png"]
+
+
+def test_a_conditional_network_draws_the_chosen_class_in_gray(folder, tmp_path):
+    run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=2", "--outdir", tmp_path)
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, 4))
+    img = load(folder / "gray.pkl")(z, torch.eye(3)[2:], noise_mode="const")
+    assert np.array_equal(pixels(tmp_path / "seed0007.png"), as_8_bit(img)[:, :, 0])
+
+
+def test_projected_latents_are_rendered_instead_of_seeds(folder, tmp_path):
+    output = run_ok("--network", folder / "plain.pkl", "--projected-w", folder / "w.npz", "--seeds=1",
+                    "--outdir", tmp_path)
+    assert "--seeds has no effect" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["proj00.png", "proj01.png"]
+    w = torch.from_numpy(np.load(folder / "w.npz")["w"]).float()
+    img = load(folder / "plain.pkl").synthesis(w[1:], noise_mode="const")
+    assert np.array_equal(pixels(tmp_path / "proj01.png"), as_8_bit(img))
+
+
+def test_a_class_for_an_unconditional_network_is_a_warning(folder, tmp_path):
+    output = run_ok("--network", folder / "plain.pkl", "--seeds=1", "--class=1", "--outdir", tmp_path)
+    assert "Warning: --class has no effect" in output
+
+
+def test_redrawing_writes_images_figures_and_recipe(folder, tmp_path):
+    output = run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=1,2", "--variants=2",
+                    "--outdir", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "seed0003-change.png", "seed0003-recipe.json", "seed0003-sheet.png", "seed0003-v01.png", "seed0003-v02.png",
+        "seed0003.png",
+    ]
+    assert len(re.findall(r"-v\d\d\.png  change inside [\d.e-]+, outside [\d.e-]+, ratio [\d.e-]+\n", output)) == 2
+
+
+def test_the_original_of_a_redraw_is_the_image_of_the_seed(folder, tmp_path):
+    run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--trunc=0.7", "--outdir", tmp_path / "stock")
+    run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--trunc=0.7", "--resample-block=0", "--variants=1",
+           "--outdir", tmp_path / "redraw")
+    assert digests(tmp_path / "stock")["seed0003.png"] == digests(tmp_path / "redraw")["seed0003.png"]
+
+
+def test_several_seeds_do_not_overwrite_each_other(folder, tmp_path):
+    run_ok("--network", folder / "ssn.pkl", "--seeds=3,4", "--resample-block=all", "--variants=1", "--outdir", tmp_path)
+    assert len(list(tmp_path.glob("seed0003*"))) == len(list(tmp_path.glob("seed0004*"))) == 5
+
+
+@pytest.mark.parametrize("options", [
+    ["--resample-block=1,2+1,3", "--resample-layers=fine", "--trunc=0.7"],
+    ["--resample-block=5", "--resample-noise", "--noise-mode=random", "--variant-seed=8"],
+    ["--resample-mask=MASK", "--resample-noise"],
+    ["--resample-block=keep:0", "--transplant-from=11"],
+], ids=["layers", "noise", "mask", "transplant"])
+def test_replaying_a_recipe_gives_the_same_files_byte_by_byte(folder, tmp_path, options):
+    options = [option.replace("MASK", str(folder / "mask.png")) for option in options]
+    variants = [] if "--transplant-from=11" in options else ["--variants=2"]
+    network = ["--network", folder / "ssn.pkl"]
+    run_ok(*network, "--seeds=3", *options, *variants, "--outdir", tmp_path / "first")
+    run_ok(*network, "--recipe", tmp_path / "first" / "seed0003-recipe.json", "--outdir", tmp_path / "again")
+    assert digests(tmp_path / "first") == digests(tmp_path / "again")
+
+
+def test_keeping_a_variant_and_redrawing_elsewhere_goes_on_from_its_image(folder, tmp_path):
+    network = ["--network", folder / "ssn.pkl"]
+    run_ok(*network, "--seeds=3", "--resample-block=1,2", "--variants=3", "--outdir", tmp_path)
+    run_ok(*network, "--recipe", tmp_path / "seed0003-recipe.json", "--pick=2", "--resample-block=0,0", "--variants=2",
+           "--outdir", tmp_path)
+    run_ok(*network, "--recipe", tmp_path / "seed0003-edit1-recipe.json", "--pick=1", "--outdir", tmp_path)
+    files = digests(tmp_path)
+    assert files["seed0003-edit1.png"] == files["seed0003-v02.png"]
+    assert files["seed0003-edit2.png"] == files["seed0003-edit1-v01.png"]
+    assert len(json.loads((tmp_path / "seed0003-edit2-recipe.json").read_text())["edits"]) == 2
+
+
+def test_the_printed_command_goes_on_from_the_recipe(folder, tmp_path):
+    output = run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=0", "--variants=1",
+                    "--outdir", tmp_path / "a folder")
+    command = shlex.split(output.splitlines()[-1].split(": ", 1)[1])
+    assert command[:2] == ["python", "generate.py"]
+    assert "seed0003-edit1-sheet.png" in run_ok(*command[2:])
+
+
+def test_variants_after_those_already_seen_are_others_of_the_same_series(folder, tmp_path):
+    common = ["--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=1"]
+    run_ok(*common, "--variants=3", "--outdir", tmp_path / "three")
+    run_ok(*common, "--variants=1", "--variant-seed=2", "--outdir", tmp_path / "third")
+    assert digests(tmp_path / "three")["seed0003-v03.png"] == digests(tmp_path / "third")["seed0003-v03.png"]
+
+
+REFUSALS = [
+    (["--network=missing.pkl", "--seeds=1"], "missing.pkl"),
+    (["--network=junk", "--seeds=1"], "junk"),
+    (["--network=ssn.pkl", "--seeds="], "seeds must look like 3 or 1,5,9 or 0-7, got ''"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block="], "block '' must be ROW,COL or an index or 'all'"),
+    (["--network=ssn.pkl"], "--seeds is required without --projected-w or --recipe"),
+    (["--network=ssn.pkl", "--seeds=a"], "seeds must look like 3 or 1,5,9 or 0-7, got 'a'"),
+    (["--network=ssn.pkl", "--seeds=5-3"], "seeds 5-3 must run upwards within 0..4294967295"),
+    (["--network=ssn.pkl", "--seeds=4294967296"], "seeds 4294967296 must run upwards within 0..4294967295"),
+    (["--network=ssn.pkl", "--seeds=0-4294967295"], "seeds '0-4294967295' are more than 1000000 images"),
+    (["--network=ssn.pkl", "--seeds=1", "--trunc=nan"], "--trunc must be finite, got nan"),
+    (["--network=ssn.pkl", "--seeds=1", "--device=tpu"], "device must be cpu, cuda or cuda:N, got 'tpu'"),
+    (["--network=ssn.pkl", "--seeds=1", "--device=cuda:99"], "device cuda:99 is not there"),
+    (["--network=gray.pkl", "--seeds=1"], "the network is conditional: choose one of its classes with --class=0..2"),
+    (["--network=gray.pkl", "--seeds=1", "--class=3"], "--class must be in 0..2 for this network, got 3"),
+    (["--network=ssn.pkl", "--projected-w=w.npz"], "w.npz: w must be [N, 6, 64] for this network, got [2, 6, 4]"),
+    (["--network=ssn.pkl", "--projected-w=other.npz"], "other.npz has no array 'w' as projector.py writes it"),
+    (["--network=ssn.pkl", "--projected-w=junk"], "junk is not a readable npz file"),
+    (["--network=ssn.pkl", "--projected-w=missing.npz"], "missing.npz: No such file or directory"),
+    (["--network=plain.pkl", "--seeds=1", "--resample-block=0"], "plain.pkl has no block grid"),
+    (["--network=plain.pkl", "--recipe=recipe.json"], "plain.pkl has no block grid"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=4,0"], "block (4, 0) is outside the 4x4 latent grid"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-layers=6"], "outside the layers 0-5"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-mask=half.png"], "the mask is 16x8, the image 16x16"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-mask=junk"], "mask junk is not a readable image"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-mask=no.png"], "mask no.png cannot be read: No such file"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-mask=mask.png"],
+     "--resample-block cannot be combined with --resample-mask"),
+    (["--network=ssn.pkl", "--seeds=1", "--variants=3"], "--variants needs --resample-block or --resample-mask"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--variants=0"], "--variants"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--transplant-from=3", "--variants=3"],
+     "--transplant-from cannot be combined with --variants"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-noise", "--noise-mode=none"],
+     "noise cannot be redrawn in an image without noise"),
+    (["--network=ssn.pkl", "--seeds=1", "--pick=1"], "--pick needs --recipe"),
+    (["--network=ssn.pkl", "--recipe=recipe.json", "--seeds=1"], "--recipe cannot be combined with --seeds"),
+    (["--network=ssn.pkl", "--recipe=recipe.json", "--pick=9"], "the recipe has no variant 9; it has 1, 2"),
+    (["--network=ssn.pkl", "--recipe=recipe.json", "--resample-block=0"],
+     "recipe.json holds 2 variants: name the one to go on from with --pick"),
+    (["--network=ssn.pkl", "--recipe=junk"], "recipe junk: not JSON"),
+    (["--network=ssn.pkl", "--recipe=missing.json"], "missing.json: No such file or directory"),
+]
+
+
+@pytest.fixture(scope="module")
+def recipe(folder) -> None:
+    """`recipe.json`: two variants of a block of `ssn.pkl`."""
+    run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=0", "--variants=2", "--outdir", folder)
+    (folder / "seed0003-recipe.json").rename(folder / "recipe.json")
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSALS, ids=[" ".join(options) for options, _ in REFUSALS])
+def test_a_wrong_request_is_refused_in_one_line_before_anything_is_written(
+    folder, recipe, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(folder)
+    result = run(*options, "--outdir", tmp_path / "out")
+    assert result.exit_code == 2
+    errors = [line for line in result.output.splitlines() if not line.startswith("Warning")]
+    assert len(errors) == 1
+    assert errors[0].startswith("Error: ")
+    assert message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(folder, tmp_path):
+    (tmp_path / "out").write_text("")
+    result = run("--network", folder / "ssn.pkl", "--seeds=1", "--outdir", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.output == f"Error: {tmp_path / 'out'}: File exists\n"
+
+
+def test_help_ends_with_two_commands_that_run(folder, tmp_path, monkeypatch):
+    (tmp_path / "network-snapshot.pkl").write_bytes((folder / "ssn.pkl").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    commands = run_ok("--help").rstrip().splitlines()[-2:]
+    for command in commands:
+        python, script, *options = shlex.split(command)
+        assert (python, script) == ("python", "generate.py")
+        run_ok(*options)
+    assert (tmp_path / "out" / "seed0015.png").exists()
+    assert (tmp_path / "out" / "seed0003-sheet.png").exists()
+
+
+@pytest.mark.parametrize(("text", "seeds"), [
+    ("3", [3]),
+    ("1,5,9", [1, 5, 9]),
+    ("0-3", [0, 1, 2, 3]),
+    ("7, 1-3, 2", [7, 1, 2, 3]),
+])
+def test_seed_lists_mix_numbers_and_ranges(text, seeds):
+    assert generation.parse_seeds(text) == seeds
+
+
+def test_conversion_to_8_bits_truncates_and_clips():
+    img = torch.tensor([-2.0, -1.0, 0.0, 0.0039, 0.004, 0.996, 2.0]).reshape(1, 1, 1, 7)
+    assert generation.to_uint8(img).ravel().tolist() == [0, 0, 128, 128, 128, 254, 255]

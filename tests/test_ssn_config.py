@@ -1,0 +1,218 @@
+"""ssn_plugin.config: the cfg `ssn` and its edit of a host's option tree."""
+
+import copy
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import dnnlib
+import train
+from ssn_plugin.config import SSNConfig, parse_block_grids, ssn_kwargs
+from training import config as host_config
+from training.config import UserError, setup_training_loop_kwargs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two images of 16x16 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        PIL.Image.fromarray(np.full([16, 16, 3], 90 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, monkeypatch):
+    """Plans a run for each kind of machine."""
+    monkeypatch.setattr(host_config, "training_device", lambda prefer_cpu: request.param)
+    return request.param
+
+
+def refusal(data, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        setup_training_loop_kwargs(data=data, cfg="ssn", **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_block_grids_are_read_rows_first():
+    assert parse_block_grids("2x8") == ((2, 8),)
+    assert parse_block_grids("1x1+4x4") == ((1, 1), (4, 4))
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x", "4x4x4", "-4x4", "4x4+", "axb", "4 x 4"])
+def test_anything_else_is_no_block_grid(text):
+    with pytest.raises(ValueError, match="--blocks must be rows x columns such as 4x4, got"):
+        parse_block_grids(text)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(blocks="4"), "--blocks must be rows x columns such as 4x4, got 4"),
+    (dict(blocks="0x4"), "--blocks must have at least one row and one column, got 0x4"),
+    (dict(blocks="1x1+4x4"), "--blocks must be one grid such as 4x4 in this version, got 1x1+4x4"),
+    (dict(blocks="3x4"), "grid 3x4 does not divide the 16x16 image"),
+    (dict(blocks="32x4"), "grid 32x4 does not divide the 16x16 image"),
+    (dict(distortion_weight=-1.0), "--lambda must be at least 0, got -1"),
+    (dict(distortion_weight=float("nan")), "--lambda must be at least 0, got nan"),
+    (dict(distortion_weight=float("inf")), "--lambda must be at least 0, got inf"),
+    (dict(distortion_interval=0), "--distortion-interval must be at least 1, got 0"),
+    (dict(distortion_reduction="max"), "--distortion-reduction must be one of mean, sum, got max"),
+    (dict(encoder="deep"), "--encoder must be one of gated, none, got deep"),
+    (dict(style_resolution=24), "--style-resolution must be 0 or a power of two of at least 4, got 24"),
+    (dict(style_resolution=-16), "--style-resolution must be 0 or a power of two of at least 4, got -16"),
+    (dict(style_resolution=4, blocks="8x2"),
+     "--style-resolution must be at least the 8 blocks of the grid's side, got 4"),
+    (dict(block_dim=0), "--block-dim must be at least 1, got 0"),
+])
+def test_a_refusal_names_option_rule_and_value(data, options, message):
+    assert refusal(data, **options) == message
+
+
+@pytest.mark.parametrize(("options", "flag"), [
+    (dict(blocks="4x4"), "--blocks"),
+    (dict(distortion_weight=1.0), "--lambda"),
+    (dict(encoder="none"), "--encoder"),
+    (dict(style_resolution=0), "--style-resolution"),
+])
+def test_its_options_are_refused_beside_another_cfg(data, options, flag):
+    with pytest.raises(UserError, match=f"{flag} can only be given with --cfg=ssn, got --cfg=auto"):
+        setup_training_loop_kwargs(data=data, **options)
+
+
+def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
+    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", blocks="2x4", distortion_weight=30.0)
+    assert desc.endswith("-ssn-blocks2x4-lambda30")
+    G_kwargs, loss_kwargs = args.G_kwargs, args.loss_kwargs
+    assert G_kwargs.class_name == "ssn_plugin.networks.SSNGenerator"
+    assert G_kwargs.block_grid == [[2, 4]]
+    assert G_kwargs.block_z_dim == G_kwargs.block_w_dim == (64 if device == "cpu" else 512)
+    assert "z_dim" not in G_kwargs and "w_dim" not in G_kwargs
+    assert G_kwargs.mapping_kwargs == dict(num_layers=8)
+    assert G_kwargs.synthesis_kwargs.encoder == "gated"
+    assert G_kwargs.synthesis_kwargs.style_resolution is None
+    assert loss_kwargs == dict(
+        class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
+        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=1,
+    )
+
+
+def test_size_and_schedule_are_those_of_auto_on_a_gpu(data, monkeypatch):
+    monkeypatch.setattr(host_config, "training_device", lambda prefer_cpu: "cuda")
+    auto, ssn = (setup_training_loop_kwargs(data=data, cfg=cfg)[1] for cfg in ["auto", "ssn"])
+    assert {key for key in auto if auto[key] != ssn[key]} == {"G_kwargs", "loss_kwargs"}
+    assert auto.G_kwargs.synthesis_kwargs.items() <= ssn.G_kwargs.synthesis_kwargs.items()
+
+
+def test_the_cpu_gets_slim_networks_in_full_precision(data, monkeypatch):
+    monkeypatch.setattr(host_config, "training_device", lambda prefer_cpu: "cpu")
+    _desc, args = setup_training_loop_kwargs(data=data, cfg="ssn")
+    for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
+        assert (kwargs.channel_base, kwargs.channel_max) == (2048, 64)
+        assert (kwargs.num_fp16_res, kwargs.conv_clamp) == (0, None)
+    assert args.batch_size == 32
+
+
+def test_host_options_keep_working(data):
+    desc, args = setup_training_loop_kwargs(
+        data=data, cfg="ssn", gamma=0.5, batch=8, kimg=3, nhwc=True, fp32=True, aug="noaug", freezed=1, mirror=True
+    )
+    assert desc.endswith("-mirror-ssn-blocks4x4-lambda100-gamma0.5-kimg3-batch8-noaug-freezed1")
+    assert (args.loss_kwargs.r1_gamma, args.batch_size, args.total_kimg) == (0.5, 8, 3)
+    assert args.G_kwargs.synthesis_kwargs.fp16_channels_last
+    assert args.D_kwargs.block_kwargs.freeze_layers == 1
+    assert "augment_kwargs" not in args
+
+
+def test_every_given_option_shows_in_the_name_of_the_run(data):
+    desc, args = setup_training_loop_kwargs(
+        data=data, cfg="ssn", distortion_weight=1e4, distortion_interval=4, distortion_reduction="sum", encoder="none",
+        style_resolution=0, block_dim=32,
+    )
+    assert desc.endswith("-ssn-blocks4x4-lambda10000-interval4-sum-encodernone-styles0-dim32")
+    assert args.G_kwargs.synthesis_kwargs.style_resolution == 0
+    assert args.G_kwargs.block_z_dim == 32
+    assert args.loss_kwargs.distortion_interval == 4
+
+
+def test_images_below_8_pixels_are_refused():
+    args = dict(training_set_kwargs=dict(resolution=4))
+    with pytest.raises(ValueError, match="--cfg=ssn needs images of at least 8x8 pixels, got 4x4"):
+        ssn_kwargs(args, SSNConfig())
+
+
+def test_the_edit_leaves_its_argument_alone_and_touches_generator_and_loss_only(data):
+    _desc, auto = setup_training_loop_kwargs(data=data, cfg="auto")
+    kept = copy.deepcopy(auto)
+    edited = ssn_kwargs(auto, SSNConfig(block_grids=((2, 2),)))
+    assert auto == kept
+    assert {key for key in auto if auto[key] != edited[key]} == {"G_kwargs", "loss_kwargs"}
+    assert edited["loss_kwargs"]["r1_gamma"] == auto.loss_kwargs.r1_gamma
+
+
+def test_the_edit_of_plain_dictionaries_is_the_same(data):
+    _desc, auto = setup_training_loop_kwargs(data=data, cfg="auto")
+    plain = {k: copy.deepcopy(dict(v)) if isinstance(v, dict) else v for k, v in auto.items()}
+    assert ssn_kwargs(plain, SSNConfig()) == ssn_kwargs(auto, SSNConfig())
+
+
+def test_settings_are_checked_without_any_host():
+    assert dataclasses.asdict(SSNConfig())["distortion_weight"] == 100
+    with pytest.raises(ValueError, match="distortion_batch_shrink must be at least 1, got 0"):
+        SSNConfig(distortion_batch_shrink=0)
+
+
+def test_importing_the_settings_imports_nothing_of_the_host():
+    script = "import sys, ssn_plugin.config; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in result.stdout.split()}
+    assert imported.isdisjoint({"training", "torch_utils", "dnnlib", "torch"})
+
+
+def test_the_help_of_train_py_explains_every_option():
+    help_of = {param.name: str(getattr(param, "help", "")) for param in train.main.params}
+    for name in host_config.extension_options():
+        assert help_of[name].startswith("SSN: ") and "[default: " in help_of[name]
+
+
+@pytest.mark.parametrize("blocks", ["1x1", "2x2", "4x2"])
+def test_the_tree_builds_networks_that_its_loss_trains(data, blocks):
+    _desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", gpus=0, blocks=blocks, block_dim=8)
+    shape: dict[str, Any] = dict(c_dim=0, img_resolution=16, img_channels=3)
+    G = dnnlib.util.construct_class_by_name(**args.G_kwargs, **shape).train()
+    D = dnnlib.util.construct_class_by_name(**args.D_kwargs, **shape).train().requires_grad_(False)
+    loss = dnnlib.util.construct_class_by_name(
+        device=torch.device("cpu"), G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, **args.loss_kwargs
+    )
+    num, c = 4, torch.zeros(4, 0)
+    img, z = torch.rand(num, 3, 16, 16) * 2 - 1, torch.randn(num, G.z_dim)
+    for phase in ["Gmain", "Greg"]:
+        loss.accumulate_gradients(phase, real_img=img, real_c=c, gen_z=z, gen_c=c, sync=True, gain=1)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in G.parameters())
+
+
+def test_a_real_generator_gives_no_distortion_where_nothing_is_redrawn(data, monkeypatch):
+    _desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", gpus=0, blocks="2x2", block_dim=8)
+    G = dnnlib.util.construct_class_by_name(**args.G_kwargs, c_dim=0, img_resolution=16, img_channels=3).train()
+    for name, parameter in G.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.fill_(0.5)  # starts at 0, which would hide noise that differs
+    loss = dnnlib.util.construct_class_by_name(
+        device=torch.device("cpu"), G_mapping=G.mapping, G_synthesis=G.synthesis, D=None, **args.loss_kwargs
+    )
+    z, c = torch.randn(2, G.z_dim), torch.zeros(2, 0)
+    monkeypatch.setattr("ssn_plugin.distortion.redraw_blocks", lambda z, blocks, grid: z)
+    outside, inside = loss.change_of_redrawn_blocks(z, c, sync=True)
+    torch.testing.assert_close(torch.stack([outside, inside]), torch.zeros(2, 2), rtol=0, atol=1e-9)
+    monkeypatch.undo()
+    outside, inside = loss.change_of_redrawn_blocks(z, c, sync=True)
+    assert (outside > 0).all() and (inside > 0).all()

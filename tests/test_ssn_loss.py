@@ -1,0 +1,227 @@
+"""ssn_plugin.loss: what the distortion term computes, when, and what it leaves to StyleGAN2's loss.
+
+The networks are fakes whose images can be worked out by hand: every latent number is painted over its block.
+"""
+
+import pytest
+import torch
+
+from ssn_plugin.distortion import block_mask
+from ssn_plugin.loss import DistortionLoss
+from torch_utils import training_stats
+
+GRID = [2, 2]
+RESOLUTION = 4
+WEIGHT = 10.0
+
+
+class Mapping(torch.nn.Module):
+    block_grid = [GRID]
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, z, c, skip_w_avg_update=False):
+        self.calls.append((z, c, skip_w_avg_update))
+        return z[:, None]  # [N, 1, B]
+
+
+class Synthesis(torch.nn.Module):
+    """Each block shows its own number plus `leak` times the mean of all, plus the noise map."""
+
+    block_grid = [GRID]
+    noise_resolutions = [RESOLUTION]
+
+    def __init__(self, leak=0.0):
+        super().__init__()
+        self.leak = torch.nn.Parameter(torch.tensor(leak))
+        self.images = []
+
+    def forward(self, ws, noise=None):
+        shown = ws[:, 0] + self.leak * ws[:, 0].mean(dim=1, keepdim=True)  # [N, B]
+        img = shown.reshape(-1, 1, *GRID).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        if noise is None:
+            noise = [torch.randn_like(img)]
+        img = (img + noise[0]).expand(-1, 3, -1, -1)
+        if img.requires_grad:
+            img.retain_grad()
+        self.images.append(img)
+        return img
+
+
+class Indifferent(torch.nn.Module):
+    """A discriminator that sends no gradient to the generator, so that all of it comes from the distortion."""
+
+    def forward(self, img, c):
+        return img.new_zeros([len(img), 1], requires_grad=True)
+
+
+class Wrapper(torch.nn.Module):
+    """Hides the attributes of a module, as distributed training does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+class SyncRecorder(DistortionLoss):
+    """Notes which passes were allowed to synchronise."""
+
+    def run_G(self, z, c, sync):
+        self.syncs = [*getattr(self, "syncs", []), ("host", sync)]
+        return super().run_G(z, c, sync)
+
+    def synthesize_pairs(self, z, c, sync):
+        self.syncs = [*getattr(self, "syncs", []), ("distortion", sync)]
+        return super().synthesize_pairs(z, c, sync)
+
+
+def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
+    networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
+    kwargs = dict(distortion_weight=WEIGHT, style_mixing_prob=0, pl_weight=0) | kwargs
+    return cls(device=torch.device("cpu"), **networks, **kwargs)
+
+
+def run_phase(loss, phase="Gmain", num=6, sync=True, gain=1.0):
+    """One accumulation round on fresh latents; returns the reported distortion and diversity."""
+    collector = training_stats.Collector(regex="Loss/ssn/.*", keep_previous=False)
+    z, c, img = torch.randn(num, 4), torch.eye(num)[:, :3], torch.randn(num, 3, RESOLUTION, RESOLUTION)
+    loss.accumulate_gradients(phase, real_img=img, real_c=c, gen_z=z, gen_c=c, sync=sync, gain=gain)
+    collector.update()
+    return {name.split("/")[-1]: collector.mean(name) for name in collector.names() if collector.num(name)}
+
+
+def test_both_images_show_the_same_noise():
+    stats = run_phase(make_loss(leak=0.0))  # noise is all that could differ outside the block
+    assert stats["distortion"] == 0
+    assert stats["diversity"] > 0.1
+
+
+def test_the_reported_numbers_are_the_change_outside_and_inside_the_redrawn_block():
+    loss = make_loss(leak=0.8)
+    stats = run_phase(loss, num=5)
+    before, after = loss.G_synthesis.images[-1].detach().chunk(2)
+    z = loss.G_mapping.calls[-1][0]
+    redrawn = (z[:5] != z[5:]).nonzero()[:, 1]
+    change = (after - before).square().mean(dim=1)
+    masks = block_mask(redrawn, GRID, RESOLUTION, RESOLUTION)
+    outside = torch.stack([change[n][~masks[n]].mean() for n in range(5)])
+    inside = torch.stack([change[n][masks[n]].mean() for n in range(5)])
+    assert stats["distortion"] == pytest.approx(outside.mean().item())
+    assert stats["diversity"] == pytest.approx(inside.mean().item())
+
+
+def test_the_pair_holds_the_host_latents_and_a_copy_with_exactly_one_block_redrawn_and_the_same_labels():
+    loss = make_loss()
+    run_phase(loss)
+    (host_z, host_c, _), (pair_z, pair_c, skip_w_avg_update) = loss.G_mapping.calls
+    assert torch.equal(pair_z[:6], host_z)
+    assert ((pair_z[:6] != pair_z[6:]).sum(dim=1) == 1).all()
+    assert torch.equal(pair_c, torch.cat([host_c, host_c]))
+    assert skip_w_avg_update, "the mean style would count every latent three times"
+
+
+def test_the_block_is_drawn_uniformly_for_every_sample():
+    loss = make_loss()
+    run_phase(loss, num=2000)
+    z = loss.G_mapping.calls[-1][0]
+    counts = (z[:2000] != z[2000:]).sum(dim=0)
+    assert (counts - 500).abs().max() < 4 * (2000 * 0.25 * 0.75) ** 0.5  # four standard deviations
+
+
+def test_the_gradient_is_that_of_weight_times_mean_distortion_times_gain():
+    loss = make_loss(leak=0.5)
+    stats = run_phase(loss, gain=3.0)
+    # The change outside is (leak * x)^2, so its derivative by the leak is 2 / leak times the distortion.
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(3.0 * WEIGHT * 2 / 0.5 * stats["distortion"], rel=1e-5)
+
+
+def test_gradients_flow_to_both_images():
+    loss = make_loss()
+    run_phase(loss)
+    before, after = loss.G_synthesis.images[-1].grad.chunk(2)
+    assert (before.abs().amax(dim=[1, 2, 3]) > 0).all()
+    assert torch.equal(before, -after)
+
+
+def test_sum_reduction_counts_every_outside_block():
+    loss_mean, loss_sum = make_loss(), make_loss(distortion_reduction="sum")
+    torch.manual_seed(1)
+    mean = run_phase(loss_mean)["distortion"]
+    torch.manual_seed(1)
+    assert run_phase(loss_sum)["distortion"] == pytest.approx(3 * mean, rel=1e-5)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="must be 'mean' or 'sum', got 'max'"):
+        make_loss(distortion_reduction="max")
+
+
+@pytest.mark.parametrize("phase", ["Greg", "Dmain", "Dreg", "Dboth"])
+def test_other_phases_leave_the_term_out(phase):
+    loss = make_loss(r1_gamma=0)
+    assert run_phase(loss, phase) == {}
+    assert loss.main_steps == 0
+
+
+def test_gboth_includes_the_term():
+    assert run_phase(make_loss(), "Gboth")["distortion"] > 0
+
+
+def test_weight_zero_costs_nothing():
+    loss = make_loss(distortion_weight=0)
+    assert run_phase(loss) == {}
+    assert len(loss.G_synthesis.images) == len(loss.G_mapping.calls) == 1
+
+
+def test_a_single_block_has_no_outside_to_distort(monkeypatch):
+    monkeypatch.setattr(Synthesis, "block_grid", [[1, 1]])
+    assert run_phase(make_loss()) == {}
+
+
+def test_the_interval_counts_optimiser_steps_and_not_accumulation_rounds():
+    loss = make_loss(distortion_interval=3)
+    due = [[bool(run_phase(loss, sync=sync)) for sync in (False, False, True)] for _step in range(7)]
+    assert due == [[step % 3 == 0] * 3 for step in range(7)]
+
+
+def test_a_lazy_term_has_k_times_the_weight():
+    loss = make_loss(distortion_interval=4)
+    stats = run_phase(loss)
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(4 * WEIGHT * 2 / 0.5 * stats["distortion"], rel=1e-5)
+
+
+def test_batch_shrink_uses_a_part_of_the_batch_and_at_least_one_sample():
+    for num, shrink, expected in [(6, 2, 3), (6, 4, 1), (2, 4, 1)]:
+        loss = make_loss(distortion_batch_shrink=shrink)
+        run_phase(loss, num=num)
+        assert len(loss.G_synthesis.images[-1]) == 2 * expected
+
+
+def test_only_the_last_backward_pass_of_a_phase_synchronises():
+    loss = make_loss(cls=SyncRecorder, distortion_interval=2)
+    run_phase(loss, sync=False)
+    run_phase(loss, sync=True)
+    run_phase(loss, sync=True)  # second step: no distortion, so the host's pass is the last
+    assert loss.syncs == [("host", False), ("distortion", False), ("host", False), ("distortion", True), ("host", True)]
+
+
+def test_wrapped_networks_work():
+    loss = make_loss(wrap=Wrapper)
+    assert run_phase(loss)["distortion"] > 0
+    assert loss.G_synthesis.module.leak.grad != 0
+
+
+def test_without_the_term_the_loss_is_stylegan2s():
+    # Same random state, same draws: the term takes its own only after the host's pass.
+    torch.manual_seed(3)
+    with_term = make_loss()
+    run_phase(with_term)
+    torch.manual_seed(3)
+    without = make_loss(distortion_weight=0)
+    run_phase(without)
+    assert torch.equal(with_term.G_synthesis.images[0], without.G_synthesis.images[0])
