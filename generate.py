@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from training.cli import Command
+from training.cli import Command, network_option
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ Examples:
 
 
 @click.command(cls=Command, epilog=EPILOG)
-@click.option("--network", required=True, metavar="PATH|URL", help="Network pickle")
+@network_option()
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
 @click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import click
+
 from torch_utils.allocator import keep_freed_memory
 
 
@@ -41,6 +42,23 @@ class Command(click.Command):
         keep_freed_memory()
         with _one_line_errors():
             return super().invoke(ctx)
+
+
+def network_option(required: bool = True) -> Callable[[Any], Any]:
+    """The option `--network` of every command that reads a network; `--network=help` lists the published ones."""
+    return click.option(
+        "--network", required=required, metavar="PATH|URL|NAME", callback=_list_networks, is_eager=True,
+        help="Network file: path, URL, or a short name that --network=help lists",
+    )
+
+
+def _list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value == "help":
+        from training.network_files import network_help  # imports torch
+
+        click.echo(network_help())
+        ctx.exit()
+    return value
 
 
 @contextlib.contextmanager

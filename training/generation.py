@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import dnnlib
-import legacy
+from training.network_files import load_networks
 
 MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
 MAX_IMAGES = 1_000_000   # per run; a longer list is a slip of the keyboard
@@ -50,15 +50,11 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def load_generator(network: str, device: torch.device, trust: bool = False) -> torch.nn.Module:
-    """The averaged generator `G_ema` of a network file or URL, ready for inference.
+    """The averaged generator `G_ema` of a network file, URL or short name, ready for inference.
 
     trust: execute source code that the file carries (see `legacy.load_network_pkl`).
     """
-    if not dnnlib.util.is_url(network, allow_file_urls=True) and not os.path.isfile(network):
-        raise FileNotFoundError(f"network {network} is not an existing file")
-    with dnnlib.util.open_url(network) as file:
-        data = legacy.load_network_pkl(file, trust=trust)
-    return data["G_ema"].eval().requires_grad_(False).to(device)
+    return load_networks(network, trust=trust)["G_ema"].eval().requires_grad_(False).to(device)
 
 
 def seed_to_z(seed: int, z_dim: int) -> torch.Tensor:

@@ -16,9 +16,9 @@ import PIL.Image
 import torch
 
 import dnnlib
-import legacy
 from torch_utils import misc
 from training.dataset import Dataset
+from training.network_files import load_networks
 
 
 def setup_snapshot_image_grid(
@@ -155,9 +155,10 @@ def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], tr
     trust: allow the pickle to run the code it brings along.
     Raises ValueError naming the first parameter that has another shape in the pickle.
     """
-    with dnnlib.util.open_url(resume_pkl) as file:
-        snapshot = legacy.load_network_pkl(file, trust=trust)
+    snapshot = load_networks(resume_pkl, trust=trust)
     for name, network in networks.items():
+        if snapshot[name] is None:
+            raise ValueError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
         try:
             misc.copy_params_and_buffers(snapshot[name], network, require_all=False)
         except ValueError as err:
