@@ -106,9 +106,13 @@ def spatially_modulated_conv2d(
     demod = None
     if demodulation != "none":
         if x.dtype == torch.float16:
-            # Both factors cancel in the demodulation; without them float16 sums overflow.
+            # Both factors cancel in the demodulation; without them float16 sums overflow. Styles that a mask will mix
+            # need one factor, or it would differ from pixel to pixel under the kernel.
             weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
-            styles = styles / styles.abs().amax(dim=[1, 2, 3], keepdim=True)
+            largest = styles.abs().amax(dim=[1, 2, 3], keepdim=True)
+            if mask is not None:
+                largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
+            styles = styles / largest
         at_layer = resize(styles, size) if demodulation == "exact" else styles
         demod = spread(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
     scale = spread(styles, x, size, mask)
@@ -283,6 +287,8 @@ class BlockMappingNetwork(torch.nn.Module):
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         ws = w.reshape(-1, 1, self.w_dim).repeat([1, self.num_ws, 1])
         if truncation_psi != 1:
+            if self.w_avg_beta is None:
+                raise ValueError("truncation needs the running mean of w, which w_avg_beta=None switches off")
             cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
             ws = torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], dim=1)
         return ws

@@ -174,6 +174,8 @@ def test_minibatch_deviation_is_zero_for_equal_images_and_exact_for_two():
 @pytest.mark.parametrize("bad, text", [
     (lambda: generator(12), "power of two and at least 4, got 12"),
     (lambda: networks.Discriminator(0, 2, 3), "power of two and at least 4, got 2"),
+    (lambda: networks.Discriminator(0, 4, 3), "at least 8x8 pixels, got 4"),
+    (lambda: networks.MappingNetwork(4, 0, 4, 2, w_avg_beta=None)(normal(1, 4), None, 0.5), "truncation needs"),
     (lambda: generator(8, architecture="unet"), "architecture must be orig, skip or resnet"),
     (lambda: generator(8)(normal(1, 8), None, noise_mode="loud"), "noise_mode must be"),
     (lambda: networks.MinibatchStdLayer(4)(torch.ones([6, 1, 2, 2])), "does not split into groups of 4"),

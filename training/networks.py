@@ -236,6 +236,8 @@ class MappingNetwork(torch.nn.Module):
             return w
         ws = w.unsqueeze(1).repeat([1, self.num_ws, 1])
         if truncation_psi != 1:
+            if self.w_avg_beta is None:
+                raise ValueError("truncation needs the running mean of w, which w_avg_beta=None switches off")
             cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
             truncated = self.w_avg.lerp(ws[:, :cutoff], truncation_psi)
             ws = torch.cat([truncated, ws[:, cutoff:]], dim=1)
@@ -648,6 +650,8 @@ class Discriminator(torch.nn.Module):
         epilogue_kwargs={},      # further arguments of DiscriminatorEpilogue
     ):
         log2 = check_resolution(img_resolution)
+        if img_resolution < 8:
+            raise ValueError(f"a discriminator needs images of at least 8x8 pixels, got {img_resolution}")
         super().__init__()
         self.c_dim = c_dim
         self.img_resolution = img_resolution
