@@ -67,6 +67,9 @@ class CommaSeparated(click.ParamType):
     "--resume", metavar="PKL",
     help=f"Start from a network: path, URL, noresume or {', '.join(config.RESUME_FILES)}  [default: noresume]",
 )
+@click.option(
+    "--trust-pickle", is_flag=True, default=None, help="Run code that the --resume file carries; only if you trust it"
+)
 @click.option("--freezed", type=int, metavar="INT", help="Freeze so many discriminator layers  [default: 0]")
 # Performance.
 @click.option("--fp32", type=bool, metavar="BOOL", help="Full precision everywhere  [default: no]")

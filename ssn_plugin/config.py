@@ -1,7 +1,6 @@
 """The cfg `ssn`: settings of Spatially Stochastic Networks and their place in a host's tree of training options.
 
-Only `register` and what it registers know this host's train.py; `SSNConfig` and `ssn_kwargs` work on the option tree
-of any host.
+Only `register`, `_spec` and `_edit` know this host's train.py; everything else works on the option tree of any host.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import copy
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +23,7 @@ R1_GAMMA = 1          # as in the paper, like the path length weight and the map
 BLOCK_DIM_CUDA = 512  # the paper's
 BLOCK_DIM_CPU = 64
 ENCODERS = ("gated", "none")
+ENCODER_INITS = ("zero", "random")
 REDUCTIONS = ("mean", "sum")
 
 
@@ -34,6 +35,7 @@ class SSNConfig:
     block_dim: int = BLOCK_DIM_CUDA        # numbers in the z and in the w of one block
     mapping_layers: int = 8                # depth of the MLP that all blocks share
     encoder: str = "gated"                 # spatial encoder behind a learned gate, or "none": interpolated blocks
+    encoder_init: str | None = None        # its gates start closed ("zero") or open ("random", also None)
     style_resolution: int | None = None    # finest style map, in pixels; 0 = exact everywhere, None = from the grid
     pl_weight: float = 2                   # weight of path length regularisation
     distortion_weight: float = 100         # lambda; 0 switches the term off
@@ -51,6 +53,10 @@ class SSNConfig:
             raise ValueError(f"--block-dim must be at least 1, got {self.block_dim}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"--encoder must be one of {', '.join(ENCODERS)}, got {self.encoder}")
+        if self.encoder_init not in (None, *ENCODER_INITS):
+            raise ValueError(f"--encoder-init must be one of {', '.join(ENCODER_INITS)}, got {self.encoder_init}")
+        if self.encoder_init is not None and self.encoder == "none":
+            raise ValueError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
         self._check_style_resolution()
         if not 0 <= self.distortion_weight < math.inf:
             raise ValueError(f"--lambda must be at least 0, got {self.distortion_weight:g}")
@@ -105,6 +111,8 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     )
     G_kwargs["mapping_kwargs"].update(num_layers=config.mapping_layers)
     G_kwargs["synthesis_kwargs"].update(encoder=config.encoder, style_resolution=config.style_resolution)
+    if config.encoder_init is not None:
+        G_kwargs["synthesis_kwargs"].update(encoder_gate=0.0 if config.encoder_init == "zero" else 1.0)
     args["loss_kwargs"].update(
         class_name="ssn_plugin.loss.DistortionLoss",
         pl_weight=config.pl_weight,
@@ -137,6 +145,11 @@ def options() -> list[click.Option]:
             help="SSN: spatial encoder of the block latents  [default: gated]",
         ),
         click.Option(
+            ["--encoder-init"], type=click.Choice(ENCODER_INITS),
+            help="SSN: start of the encoder; zero = its gates are closed, which keeps the images of a StyleGAN2 given "
+                 "with --resume  [default: zero with such a network, else random]",
+        ),
+        click.Option(
             ["--style-resolution"], type=int, metavar="INT",
             help="SSN: finest resolution of the style maps; 0 = exact everywhere  [default: from the grid]",
         ),
@@ -151,7 +164,7 @@ def register() -> None:
     """Add `--cfg=ssn` to this host's train.py."""
     from training.config import CfgExtension, register_cfg
 
-    register_cfg(CfgExtension(name="ssn", options=options(), spec=_spec, edit=_edit))
+    register_cfg(CfgExtension(name="ssn", options=options(), spec=_spec, edit=_edit, take_over=_take_over))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
@@ -166,21 +179,84 @@ def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
 
 
 def _edit(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
-    """Apply the options of `options()`, None = not given, to the tree; also return the parts of the run's name."""
+    networks = None
+    if args.get("resume_pkl") is not None:
+        from ssn_plugin import host  # imports torch
+
+        networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+    block_dim = BLOCK_DIM_CPU if device == "cpu" else BLOCK_DIM_CUDA
+    return apply_options(args, given, block_dim, networks)
+
+
+def _take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] | None:
+    from ssn_plugin import transfer  # imports torch
+
+    return transfer.take_over(networks, run)
+
+
+def apply_options(
+    args: dict[str, Any],
+    given: Mapping[str, Any],                     # values of `options()` by keyword, None = not given
+    block_dim: int = BLOCK_DIM_CUDA,              # where neither options nor networks say it
+    networks: Mapping[str, Any] | None = None,    # content of the file that the run starts from
+) -> tuple[dict[str, Any], list[str]]:
+    """Turn a host's option tree for StyleGAN2 into the SSN that the options ask for.
+
+    A network to start from decides the widths, depths and architecture, and an SSN also the grid and the encoder, as
+    far as no option does. Returns the edited tree and the parts of the run's name. Raises ValueError for options that
+    contradict each other or that network.
+    """
     settings = {name: value for name, value in given.items() if value is not None}
-    settings["block_grids"] = parse_block_grids(settings.pop("blocks", "4x4"))
-    settings.setdefault("block_dim", BLOCK_DIM_CPU if device == "cpu" else BLOCK_DIM_CUDA)
+    if "blocks" in settings:
+        settings["block_grids"] = parse_block_grids(settings.pop("blocks"))
+    settings.setdefault("block_dim", block_dim)
+    if networks is None:
+        config = SSNConfig(**settings)
+        return ssn_kwargs(args, config), _name_parts(config, given)
+
+    from ssn_plugin import transfer  # imports torch
+
+    settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = SSNConfig(**settings)
-    return ssn_kwargs(args, config), _name_parts(config, given)
+    edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
+    encoding = dict(encoder=config.encoder, style_resolution=config.style_resolution)
+    edited["G_kwargs"]["synthesis_kwargs"].update(encoding)
+    return edited, _name_parts(config, given)
 
 
-def _name_parts(config: SSNConfig, given: dict[str, Any]) -> list[str]:
+def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -> dict[str, Any]:
+    """Fields of SSNConfig that a generator to start from decides where `settings` does not.
+
+    block_dim: what the user asked for. Raises ValueError for what contradicts the generator.
+    """
+    from ssn_plugin import transfer
+
+    structure = transfer.generator_structure(G)
+    dims = structure["block_z_dim"], structure["block_w_dim"]
+    if block_dim is not None and dims != (block_dim, block_dim):
+        raise ValueError(f"--block-dim must be that of --resume, z {dims[0]} and w {dims[1]}, got {block_dim}")
+    defaults: dict[str, Any] = {}
+    if transfer.is_ssn(G):
+        defaults.update(block_grids=tuple(tuple(grid) for grid in G.block_grid))
+        kwargs = structure["synthesis_kwargs"]
+        defaults.update((name, kwargs[name]) for name in ("encoder", "style_resolution") if name in kwargs)
+    if transfer.has_encoder(G):
+        if "encoder_init" in settings:
+            raise ValueError("--encoder-init cannot be given with a --resume that holds a trained encoder, "
+                             f"got {settings['encoder_init']}")
+    elif {**defaults, **settings}.get("encoder") != "none":
+        defaults.update(encoder_init="zero")
+    return {name: value for name, value in defaults.items() if name not in settings}
+
+
+def _name_parts(config: SSNConfig, given: Mapping[str, Any]) -> list[str]:
     grids = "+".join(f"{rows}x{cols}" for rows, cols in config.block_grids)
     parts = [f"blocks{grids}", f"lambda{config.distortion_weight:g}"]
     for option, prefix in [
         ("distortion_interval", "interval"),
         ("distortion_reduction", ""),
         ("encoder", "encoder"),
+        ("encoder_init", "init"),
         ("style_resolution", "styles"),
         ("block_dim", "dim"),
     ]:

@@ -42,7 +42,7 @@ class Constant(Dataset):
         return np.full(self.image_shape, raw_idx % 256, dtype=np.uint8)
 
     def _load_raw_labels(self):
-        classes = np.arange(self._raw_shape[0], dtype=np.int64) % self._num_classes
+        classes = np.arange(self.num_raw, dtype=np.int64) % self._num_classes
         return np.eye(self._num_classes, dtype=np.float32)[classes] if self._vector_labels else classes
 
 

@@ -102,7 +102,7 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert G_kwargs.synthesis_kwargs.style_resolution is None
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=1,
+        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2,
     )
 
 
@@ -209,8 +209,8 @@ def test_a_real_generator_gives_no_distortion_where_nothing_is_redrawn(data, mon
     loss = dnnlib.util.construct_class_by_name(
         device=torch.device("cpu"), G_mapping=G.mapping, G_synthesis=G.synthesis, D=None, **args.loss_kwargs
     )
-    z, c = torch.randn(2, G.z_dim), torch.zeros(2, 0)
-    monkeypatch.setattr("ssn_plugin.distortion.redraw_blocks", lambda z, blocks, grid: z)
+    z, c = torch.randn(4, G.z_dim), torch.zeros(4, 0)  # of which the term uses half
+    monkeypatch.setattr("ssn_plugin.distortion.redraw_one_block", lambda z, blocks, grid: z)
     outside, inside = loss.change_of_redrawn_blocks(z, c, sync=True)
     torch.testing.assert_close(torch.stack([outside, inside]), torch.zeros(2, 2), rtol=0, atol=1e-9)
     monkeypatch.undo()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dnnlib
 from dnnlib import EasyDict
-from training.plugins import import_metrics
+from training.plugins import import_cfgs, import_metrics
 
 if TYPE_CHECKING:
     import click
@@ -123,6 +123,9 @@ class CfgExtension:
     spec: Callable[[int, int, str], CfgSpec]     # (resolution, number of GPUs, "cuda" or "cpu") -> defaults
     # (tree, values of `options` by name, "cuda" or "cpu") -> (edited tree, parts of the run's name)
     edit: Callable[[EasyDict, dict[str, Any], str], tuple[EasyDict, list[str]]]
+    # (networks of a file, networks of the run) -> what was not taken over, a line each; None where the tensors of both
+    # match by name and nothing was done
+    take_over: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str] | None] | None = None
 
 
 _extensions: dict[str, CfgExtension] = {}
@@ -143,6 +146,19 @@ def cfg_names() -> list[str]:
 def extension_options() -> dict[str, click.Option]:
     """Options that the registered extensions add to train.py, by keyword; extensions may share an option."""
     return {str(option.name): option for extension in _extensions.values() for option in extension.options}
+
+
+def take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] | None:
+    """Let the extensions start the networks of a run from those of a file that are of another kind.
+
+    Returns what was not taken over, a line each, or None if no extension had anything to do.
+    """
+    import_cfgs()
+    for extension in _extensions.values():
+        notes = extension.take_over(networks, run) if extension.take_over is not None else None
+        if notes is not None:
+            return notes
+    return None
 
 
 def training_device(prefer_cpu: bool) -> str:
@@ -186,6 +202,7 @@ class TrainOptions:
     target: float | None = None
     augpipe: str | None = None
     resume: str | None = None
+    trust_pickle: bool | None = None
     freezed: int | None = None
     fp32: bool | None = None
     nhwc: bool | None = None
@@ -410,6 +427,9 @@ def _add_transfer(args: EasyDict, opts: TrainOptions) -> list[str]:
         args.ada_kimg = 100     # a trained network needs p sooner
         args.ema_rampup = None  # and its moving average need not warm up
         parts.append(f"resume{opts.resume}" if known else "resumecustom")
+    if opts.trust_pickle:
+        _require("resume_pkl" in args, "trust-pickle", "needs a network given with --resume", opts.resume or "noresume")
+        args.trust_pickle = True
     if opts.freezed is not None:
         args.D_kwargs.block_kwargs.freeze_layers = opts.freezed
         parts.append(f"freezed{opts.freezed}")

@@ -17,6 +17,7 @@ import torch
 
 import dnnlib
 from torch_utils import misc
+from training import config
 from training.dataset import Dataset
 from training.network_files import load_networks
 
@@ -149,16 +150,25 @@ def save_network_snapshot(snapshot: Mapping[str, Any], fname: str) -> None:
 
 
 def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], trust: bool = False) -> None:
-    """Copy parameters and buffers of equal name from a network pickle.
+    """Copy parameters and buffers of equal name from a network file.
 
-    resume_pkl: path or URL.  networks: by the names in the pickle, `G`, `D`, `G_ema`.
-    trust: allow the pickle to run the code it brings along.
-    Raises ValueError naming the first parameter that has another shape in the pickle.
+    Where the networks of the file are of another kind, the cfg that the run belongs to takes over what it can; what
+    it cannot is printed, tensor by tensor.
+    resume_pkl: path or URL.  networks: by the names in the file, `G`, `D`, `G_ema`.
+    trust: allow a pickle to run the code it brings along.
+    Raises ValueError naming the first parameter that has another shape in the file.
     """
     snapshot = load_networks(resume_pkl, trust=trust)
-    for name, network in networks.items():
+    for name in networks:
         if snapshot[name] is None:
             raise ValueError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
+    differences = config.take_over(snapshot, networks)
+    if differences is not None:
+        print(f"Transferred from {resume_pkl}; {len(differences)} tensors differ:")
+        for line in differences:
+            print(f"  {line}")
+        return
+    for name, network in networks.items():
         try:
             misc.copy_params_and_buffers(snapshot[name], network, require_all=False)
         except ValueError as err:

@@ -1,0 +1,247 @@
+"""The plugin as a wheel, and in checkouts that know nothing of it: this host without its mentions, and one like it.
+
+The second has no place for further cfgs either, as the reference host: there the plugin uses only what the contract
+between hosts and plugins names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import types
+import venv
+import zipfile
+from pathlib import Path
+
+import click
+import numpy as np
+import PIL.Image
+import pytest
+from network_file_helpers import assert_same_tensors, generator, snapshot
+
+from ssn_plugin import host, launch, transfer
+from training import network_export
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST_FILES = ("dnnlib", "torch_utils", "training", "metrics", "legacy.py", "train.py", "generate.py", "calc_metrics.py")
+ENVIRONMENT = dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+
+
+def run(command: list[str], cwd: Path, **env: str) -> str:
+    """Standard output of a command, which must succeed. Nothing of this checkout is on its path."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, env={**inherited, **ENVIRONMENT, **env}
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built without a network from a copy of what it needs."""
+    pytest.importorskip("setuptools", minversion="77.0.3")
+    folder = tmp_path_factory.mktemp("build")
+    shutil.copytree(ROOT / "ssn_plugin", folder / "ssn_plugin", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder)
+    (folder / "README.md").touch()
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    run([sys.executable, "-c", build], folder)
+    (path,) = (folder / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory) -> str:
+    """Interpreter of a fresh virtual environment that holds the wheel, and sees the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, symlinks=True)
+    paths = {key: sysconfig.get_path(key, vars=dict(base=str(folder))) for key in ("purelib", "scripts")}
+    Path(paths["purelib"], "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    with zipfile.ZipFile(wheel) as archive:  # what an installer does with a pure wheel
+        archive.extractall(paths["purelib"])
+    return str(Path(paths["scripts"], "python"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    rnd = np.random.RandomState(0)
+    for i in range(8):
+        PIL.Image.fromarray(rnd.randint(256, size=[16, 16, 3], dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def copy_host(folder: Path, replacements: dict[str, str]) -> Path:
+    """A checkout of this host in which texts are replaced."""
+    for name in HOST_FILES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    for path in folder.rglob("*.py"):
+        text = path.read_text()
+        for old, new in replacements.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+    return folder
+
+
+WITHOUT_PLUGIN = {"ssn_plugin": "absent_plugin", "SSNGenerator": "AbsentGenerator"}
+WITHOUT_EXTENSIONS = {
+    **WITHOUT_PLUGIN,
+    "register_cfg": "_no_such_function",
+    "channel_max: int = 512": "channel_max: int = 8",  # a discriminator that trains in seconds
+}
+BRIEF = ["--metrics=none", "--kimg=1", "--batch=64", "--snap=9", "--tick=1", "--aug=noaug", "--workers=1"]
+
+
+def hashes(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*.py")}
+
+
+def test_the_wheel_holds_the_plugin_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    files = {f"ssn_plugin/{path.name}" for path in (ROOT / "ssn_plugin").glob("*.py")}
+    assert files <= set(names)
+    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"ssn_plugin"}
+
+
+def test_outside_a_checkout_it_says_what_is_missing(python, tmp_path):
+    command = [python, "-m", "ssn_plugin", "train", "--help"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ssn_plugin works inside a StyleGAN2-ADA checkout: change to the folder")
+    assert result.stderr.count("\n") == 1 and "legacy" in result.stderr and "training.training_loop" in result.stderr
+
+
+def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(python, photos, tmp_path):
+    checkout = copy_host(tmp_path / "host", WITHOUT_PLUGIN)
+    assert not any(b"ssn_plugin" in text for text in hashes(checkout).values())
+    before = hashes(checkout)
+    plugin = [python, "-m", "ssn_plugin"]
+    common = [f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", *BRIEF]
+    run([*plugin, "train", *common, "--blocks=2x2", "--block-dim=8"], checkout)
+    first = tmp_path / "runs" / "00000-photos-ssn-blocks2x2-lambda100-dim8-kimg1-batch64-noaug"
+    ticks = [json.loads(line) for line in (first / "stats.jsonl").read_text().splitlines()]
+    assert np.isfinite(ticks[-1]["Loss/ssn/distortion"]["mean"])
+    network = first / "network-snapshot-000001.pkl"
+    printed = run([*plugin, "generate", f"--network={network}", "--seeds=1", "--resample-block=0,1", "--variants=2",
+                   f"--outdir={tmp_path / 'out'}"], checkout)  # fmt: skip
+    assert "seed0001-v02.png  change inside" in printed
+    printed = run([*plugin, "metrics", f"--network={network}", "--metrics=ssn_distortion1k", "--verbose=no"], checkout)
+    assert (first / "metric-ssn_distortion1k.jsonl").exists() and '"ssn_distortion1k"' in printed
+    printed = run([*plugin, "train", *common, f"--resume={network}", "--dry-run"], checkout)
+    assert json.loads(printed)["G_kwargs"]["block_grid"] == [[2, 2]]
+    assert hashes(checkout) == before
+
+
+def test_a_host_without_place_for_plugins_trains_an_ssn_from_a_stylegan2_in_two_processes(python, photos, tmp_path):
+    """Options of that host, a transfer before the start, loss and metrics in both processes; no file is touched."""
+    checkout = copy_host(tmp_path / "host", WITHOUT_EXTENSIONS)
+    before = hashes(checkout)
+    network_export.save_networks(snapshot(generator(resolution=16)), tmp_path / "stylegan2.pkl")
+    plugin = [python, "-m", "ssn_plugin", "train"]
+    common = [f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", "--blocks=2x4", *BRIEF]
+    run([*plugin, *common, "--gpus=2", f"--resume={tmp_path / 'stylegan2.pkl'}"], checkout)
+    run_dir = tmp_path / "runs" / "00000-photos-ssn-blocks2x4-lambda100-kimg1-batch64-noaug-resumecustom"
+    log = (run_dir / "log.txt").read_text()
+    assert "G_ema.synthesis.encoder.gate4 is new" in log and "G.mapping" not in log
+    assert json.loads((run_dir / "training_options.json").read_text())["G_kwargs"]["block_z_dim"] == 8
+    ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    assert np.isfinite(ticks[-1]["Loss/ssn/distortion"]["mean"])
+    assert (run_dir / "network-snapshot-000001.pkl").exists()
+    assert hashes(checkout) == before
+
+
+# What the reference host offers, in this process.
+
+
+@pytest.fixture
+def contract_only(monkeypatch):
+    """Hides the modules that only this host has."""
+    exists = host._exists
+    own = ("training.config", "training.network_files", "training.network_export")
+    monkeypatch.setattr(host, "_exists", lambda name: name not in own and exists(name))
+
+
+def test_networks_are_read_and_written_by_the_contract_alone(contract_only, tmp_path):
+    source = snapshot(generator(resolution=16))
+    network_export.save_networks(source, tmp_path / "stylegan2.pkl")
+    networks, _ = transfer.transfer_networks(host.load_networks(str(tmp_path / "stylegan2.pkl")), [[2, 2]])
+    assert host.save_networks(networks, str(tmp_path / "ssn.pkl")) == []
+    loaded = host.load_networks(str(tmp_path / "ssn.pkl"))
+    assert loaded["training_set_kwargs"] == source["training_set_kwargs"]
+    for key in ("G", "D", "G_ema", "augment_pipe"):
+        assert_same_tensors(loaded[key], networks[key])
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: host.check_output("x.safetensors"), "this host writes .pkl files only, got x.safetensors"),
+    (lambda: host.save_networks({}, "x.pkl"), "x.pkl would hold no discriminator"),
+    (lambda: host.convert("a.pkl", "b.pkl", trust=False), "convert needs training/network_files.py"),
+    (lambda: host.require("metrics.taste"), r"not found from .*: metrics.taste$"),
+])
+def test_what_such_a_host_lacks_is_said(contract_only, call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+class FakeTrain:
+    """The names of train.py that the contract lists."""
+
+    class UserError(Exception):
+        pass
+
+    @classmethod
+    def setup_training_loop_kwargs(cls, cfg=None, gamma=None, **options):
+        if cfg == "broken":
+            raise cls.UserError("--cfg is broken")
+        networks = dict(mapping_kwargs={}, synthesis_kwargs={})
+        return f"auto2-{cfg or 'auto2'}-gamma", dict(
+            G_kwargs=dict(class_name="G", z_dim=512, w_dim=512, **networks), num_gpus=2,
+            loss_kwargs=dict(r1_gamma=gamma or 7), training_set_kwargs=dict(resolution=16),
+        )  # fmt: skip
+
+
+def test_the_options_of_the_plugin_edit_the_tree_of_such_a_host():
+    given = dict.fromkeys(("blocks", "distortion_weight", "encoder"), None)
+    desc, args = launch.plan(FakeTrain, dict(cfg="ssn"), {**given, "blocks": "2x4"})
+    assert desc == "auto2-ssn-blocks2x4-lambda100-gamma", "a data set may be called auto2"
+    assert args["G_kwargs"]["class_name"] == "ssn_plugin.networks.SSNGenerator"
+    assert args["G_kwargs"]["block_grid"] == [[2, 4]] and args["loss_kwargs"]["r1_gamma"] == 1
+    assert launch.plan(FakeTrain, dict(cfg="ssn", gamma=3), given)[1]["loss_kwargs"]["r1_gamma"] == 3
+    assert launch.plan(FakeTrain, dict(cfg="paper256"), given)[1]["G_kwargs"]["class_name"] == "G"
+    with pytest.raises(ValueError, match="--blocks can only be given with --cfg=ssn, got --cfg=paper256"):
+        launch.plan(FakeTrain, dict(cfg="paper256"), {**given, "blocks": "2x4"})
+    with pytest.raises(ValueError, match="--cfg is broken"):
+        launch.plan(FakeTrain, dict(cfg="broken"), given)
+
+
+def test_the_command_has_the_options_of_the_host_and_of_the_plugin():
+    command = launch.extended_command(types.SimpleNamespace(main=host_command(), __file__="train.py"))
+    names = [param.name for param in command.params]
+    assert {"outdir", "mirror", "cfg", "blocks", "distortion_weight"} <= set(names) and len(set(names)) == len(names)
+    assert "ssn" in next(param for param in command.params if param.name == "cfg").type.choices
+    with pytest.raises(ValueError, match="train.py has no command whose options could be extended"):
+        launch.extended_command(types.SimpleNamespace(__file__="train.py"))
+
+
+def host_command() -> click.Command:
+    options = [click.Option([f"--{name}"]) for name in ("outdir", "mirror")]
+    return click.Command("train", params=[*options, click.Option(["--cfg"], type=click.Choice(["auto"]))])
+
+
+def test_runs_are_numbered_above_the_highest(tmp_path):
+    (tmp_path / "00041-older").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert Path(launch.make_run_dir(str(tmp_path), "a")).name == "00042-a"
