@@ -11,9 +11,10 @@ import html.parser
 import http.client
 import http.cookiejar
 import importlib
-import inspect
 import io
+import math
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -26,7 +27,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, TextIO, cast
 
 import numpy as np
 
@@ -57,14 +58,15 @@ class Logger:
     """Stands in for stdout and stderr from construction to `close()`, and copies all text to an optional file."""
 
     def __init__(self, file_name: str | os.PathLike | None = None, file_mode: str = "w", should_flush: bool = True):
-        self.file: IO[str] | None = None
+        self.console = sys.stdout  # where all text goes, also that for stderr
+        self._sinks: list[TextIO] = [self.console]
         if file_name is not None:
-            self.file = open(file_name, file_mode, encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self.should_flush = should_flush
-        self.stdout = sys.stdout
-        self.stderr = sys.stderr
-        sys.stdout = self
-        sys.stderr = self
+            log = open(file_name, file_mode, encoding="utf-8")  # noqa: SIM115 - closed by close()
+            self._sinks.insert(0, cast(TextIO, log))
+        self._flushes_always = should_flush
+        self._former = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+        for name in self._former:
+            setattr(sys, name, self)
 
     def __enter__(self) -> Logger:
         return self
@@ -74,38 +76,33 @@ class Logger:
 
     @property
     def encoding(self) -> str:
-        return self.stdout.encoding
+        return self.console.encoding
 
     def isatty(self) -> bool:
-        return self.stdout.isatty()
+        return self.console.isatty()
 
     def write(self, text: str | bytes) -> int:
-        """Write to the former stdout and the file; returns the number of characters."""
-        if isinstance(text, bytes):
-            text = text.decode(errors="replace")
-        if text:
-            if self.file is not None:
-                self.file.write(text)
-            self.stdout.write(text)
-            if self.should_flush:
+        """Write to the file and the console; returns the number of characters."""
+        characters = text.decode(errors="replace") if isinstance(text, bytes) else text
+        if characters:
+            for sink in self._sinks:
+                sink.write(characters)
+            if self._flushes_always:
                 self.flush()
-        return len(text)
+        return len(characters)
 
     def flush(self) -> None:
-        if self.file is not None:
-            self.file.flush()
-        self.stdout.flush()
+        for sink in self._sinks:
+            sink.flush()
 
     def close(self) -> None:
         """Give the streams back, unless somebody else replaced them meanwhile, and close the file."""
         self.flush()
-        if sys.stdout is self:
-            sys.stdout = self.stdout
-        if sys.stderr is self:
-            sys.stderr = self.stderr
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        for name, stream in self._former.items():
+            if getattr(sys, name) is self:
+                setattr(sys, name, stream)
+        while self._sinks[0] is not self.console:
+            self._sinks.pop(0).close()
 
 
 _cache_dir: str | None = None
@@ -134,14 +131,14 @@ def make_cache_dir_path(*parts: str) -> str:
 
 def format_time(seconds: float) -> str:
     """`12s`, `3m 07s`, `2h 03m 07s` or `1d 02h 03m`, from seconds rounded to the nearest integer."""
-    s = round(seconds)
-    if s < 60:
-        return f"{s}s"
-    if s < 60 * 60:
-        return f"{s // 60}m {s % 60:02}s"
-    if s < 24 * 60 * 60:
-        return f"{s // (60 * 60)}h {s // 60 % 60:02}m {s % 60:02}s"
-    return f"{s // (24 * 60 * 60)}d {s // (60 * 60) % 24:02}h {s // 60 % 60:02}m"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    units = [(days, "d"), (h, "h"), (m, "m"), (s, "s")]
+    while len(units) > 1 and units[0][0] == 0:
+        units.pop(0)
+    (count, unit), *smaller = units[:3]
+    return " ".join([f"{count}{unit}", *(f"{count:02}{unit}" for count, unit in smaller)])
 
 
 def ask_yes_no(question: str) -> bool:
@@ -155,21 +152,11 @@ def ask_yes_no(question: str) -> bool:
 
 def tuple_product(t: Iterable) -> Any:
     """Product of all elements; 1 when there are none."""
-    result = 1
-    for value in t:
-        result *= value
-    return result
+    return math.prod(t)
 
 
-_DTYPE_TO_CTYPE: dict[str, Any] = {
-    "uint8": ctypes.c_uint8,
-    "uint16": ctypes.c_uint16,
-    "uint32": ctypes.c_uint32,
-    "uint64": ctypes.c_uint64,
-    "int8": ctypes.c_int8,
-    "int16": ctypes.c_int16,
-    "int32": ctypes.c_int32,
-    "int64": ctypes.c_int64,
+_CTYPES: dict[str, Any] = {
+    **{name: getattr(ctypes, f"c_{name}") for bits in (8, 16, 32, 64) for name in (f"uint{bits}", f"int{bits}")},
     "float32": ctypes.c_float,
     "float64": ctypes.c_double,
 }
@@ -180,14 +167,13 @@ def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
 
     Raises ValueError for types other than the (un)signed integers of 8 to 64 bits, float32 and float64.
     """
-    name = getattr(type_obj, "__name__", None) or getattr(type_obj, "name", None)
-    if isinstance(type_obj, str):
-        name = type_obj
-    elif not isinstance(name, str):
-        name = np.dtype(getattr(type_obj, "dtype", type_obj)).name
-    if name not in _DTYPE_TO_CTYPE:
-        raise ValueError(f"type must be one of {', '.join(_DTYPE_TO_CTYPE)}, got {name}")
-    return np.dtype(name), _DTYPE_TO_CTYPE[name]
+    # The scalar types of numpy have an attribute `dtype` too, but it is not a dtype.
+    given = type_obj if isinstance(type_obj, type) else getattr(type_obj, "dtype", type_obj)
+    try:
+        dtype = np.dtype(given)
+        return dtype, _CTYPES[dtype.name]
+    except (TypeError, KeyError):
+        raise ValueError(f"type must be one of {', '.join(_CTYPES)}, got {given}") from None
 
 
 def is_pickleable(obj: Any) -> bool:
@@ -262,24 +248,28 @@ def construct_class_by_name(*args: Any, class_name: str | None = None, **kwargs:
 
 
 def get_module_dir_by_obj_name(obj_name: str) -> str:
-    """Directory of the file that defines the object."""
+    """Directory of the file that defines the object. Raises ValueError where that is no file."""
     module, _ = get_module_from_obj_name(obj_name)
-    return os.path.dirname(inspect.getfile(module))
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise ValueError(f"{obj_name} must be defined in a file, module {module.__name__} has none")
+    return str(pathlib.Path(file).parent)
 
 
 def is_top_level_function(obj: Any) -> bool:
-    """Whether `obj` is callable and found under its own name at the top of its module."""
-    return callable(obj) and getattr(obj, "__name__", None) in vars(sys.modules[obj.__module__])
+    """Whether `obj` is callable, and its own module has it under its own name."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    return callable(obj) and getattr(module, getattr(obj, "__qualname__", ""), None) is obj
 
 
 def get_top_level_function_name(obj: Any) -> str:
     """Name under which another process finds a top-level function; `__main__` becomes the stem of the script."""
     if not is_top_level_function(obj):
         raise ValueError(f"only functions at the top of a module have such a name, got {obj!r}")
-    module = obj.__module__
-    if module == "__main__":
-        module = os.path.splitext(os.path.basename(sys.modules[module].__file__ or ""))[0]
-    return f"{module}.{obj.__name__}"
+    module_name = obj.__module__
+    if module_name == "__main__":
+        module_name = pathlib.Path(sys.modules["__main__"].__file__ or "").stem
+    return f"{module_name}.{obj.__qualname__}"
 
 
 @contextlib.contextmanager

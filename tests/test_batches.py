@@ -27,7 +27,7 @@ class Numbered(Dataset):
         return np.full([1, 2, 2], raw_idx, dtype=np.uint8)
 
     def _load_raw_labels(self):
-        return np.arange(self._raw_shape[0], dtype=np.int64) % 3
+        return np.arange(self.num_raw, dtype=np.int64) % 3
 
 
 class Noisy(Numbered):

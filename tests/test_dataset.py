@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from training.dataset import Dataset, ImageArchive, ImageFolderDataset
+from training.dataset import Dataset, ImageFolderDataset
+from training.image_files import ImageArchive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,6 +109,31 @@ def test_labels_are_not_read_unless_asked_for(tmp_path):
     assert not dataset.has_labels
 
 
+def test_labels_are_read_once_when_first_asked_for():
+    reads = []
+
+    class Labelled(Dataset):
+        def _load_raw_labels(self):
+            reads.append(True)
+            return np.array([0, 6, 2], dtype=np.int64)
+
+    dataset = Labelled("toy", [3, 3, 4, 4], use_labels=True)
+    assert not reads
+    for i in range(3):
+        np.testing.assert_array_equal(dataset.get_label(i), np.eye(7)[[0, 6, 2][i]])
+    assert dataset.label_shape == [7] and len(reads) == 1
+
+
+@pytest.mark.parametrize("labels", [np.zeros([2], np.int64), np.zeros([3], np.float32), np.zeros([3, 1], np.int64)])
+def test_labels_of_a_subclass_are_checked(labels):
+    class Wrong(Dataset):
+        def _load_raw_labels(self):
+            return labels
+
+    with pytest.raises(ValueError, match=r"toy: labels must be int64 \[3\] or float32 \[3, width\], got"):
+        _ = Wrong("toy", [3, 3, 4, 4], use_labels=True).label_dim
+
+
 def test_subset_is_random_sorted_and_reproducible(tmp_path):
     path = write_zip(tmp_path / "s.zip", images(20))
 
@@ -133,7 +159,7 @@ def test_a_pickled_copy_reads_the_same_and_carries_no_open_file(tmp_path):
     dataset = ImageFolderDataset(write_zip(tmp_path / "s.zip", labelled([0, 1, 2])), use_labels=True)
     before = dataset[2]
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._archive._zip is None and copy._raw_labels is None
+    assert copy._archive._zip is None and "_labels" not in vars(copy)
     np.testing.assert_array_equal(copy[2][0], before[0])
     np.testing.assert_array_equal(copy[2][1], before[1])
 
@@ -150,7 +176,7 @@ def test_a_forked_process_reads_through_its_own_handle(tmp_path):
     write_zip(tmp_path / "s.zip", images(3))
     code = (
         "import os, sys\n"
-        "from training.dataset import ImageArchive\n"
+        "from training.image_files import ImageArchive\n"
         "archive = ImageArchive(sys.argv[1]); archive.read(archive.image_names[0]); parent = archive._zip\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
@@ -229,7 +255,7 @@ def test_a_flipped_byte_in_a_zip_is_named(tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.dataset.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("training.image_files.MAX_FILE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(10**6))
     with pytest.raises(OSError, match="a.png: unpacks to 1000000 bytes, the limit is 1000"):

@@ -9,6 +9,7 @@ import http.server
 import io
 import os
 import pickle
+import subprocess
 import sys
 import threading
 
@@ -65,6 +66,16 @@ def test_logger_leaves_streams_alone_that_were_replaced_meanwhile(monkeypatch):
     assert sys.stdout is newer
 
 
+def test_a_closed_logger_still_reaches_the_console(tmp_path, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    logger = dnnlib.util.Logger(str(tmp_path / "log.txt"))
+    logger.close()
+    logger.close()
+    logger.write("late\n")
+    assert out.getvalue() == "late\n" and (tmp_path / "log.txt").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -73,7 +84,9 @@ def test_logger_leaves_streams_alone_that_were_replaced_meanwhile(monkeypatch):
         (59.6, "1m 00s"),
         (187, "3m 07s"),
         (2 * 3600 + 187, "2h 03m 07s"),
+        (3600, "1h 00m 00s"),
         (86400 + 2 * 3600 + 187, "1d 02h 03m"),
+        (86400, "1d 00h 00m"),
     ],
 )
 def test_format_time(seconds, text):
@@ -153,7 +166,22 @@ def test_module_dir_and_top_level_names():
     assert util.get_module_dir_by_obj_name("dnnlib.util.EasyDict") == os.path.dirname(util.__file__)
     assert util.is_top_level_function(util.format_time)
     assert not util.is_top_level_function(lambda: None)
+    assert not util.is_top_level_function(dnnlib.EasyDict.__getattr__)
+    assert not util.is_top_level_function(os.path)
     assert util.get_top_level_function_name(util.format_time) == "dnnlib.util.format_time"
+
+
+def test_a_module_without_a_file_has_no_directory():
+    with pytest.raises(ValueError, match="sys.exit must be defined in a file, module sys has none"):
+        util.get_module_dir_by_obj_name("sys.exit")
+
+
+def test_a_function_of_a_script_is_named_after_the_script(tmp_path):
+    script = tmp_path / "my_script.py"
+    script.write_text("from dnnlib import util\ndef f(): pass\nprint(util.get_top_level_function_name(f))\n")
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(util.__file__)))
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert result.stdout == "my_script.f\n", result.stderr
 
 
 def test_atomic_write_shows_the_file_only_when_complete(tmp_path):

@@ -167,11 +167,25 @@ def test_module_summary_counts_every_tensor_once_and_returns_the_outputs(capsys)
     out = misc.print_module_summary(module, [torch.ones(2, 3)])
     assert out.shape == (2, 3)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-    assert rows[0] == ["Module", "Parameters", "Buffers", "Output", "shape", "Datatype"]
-    assert ["0", "12", "-", "[2,", "3]", "float32"] in rows
+    assert rows[0] == ["layer", "parameters", "buffers", "output", "dtype"]
+    assert ["0", "12", "[2,", "3]", "float32"] in rows
     assert not any(row[0] == "1" for row in rows)  # hands its input through
-    assert rows[-1] == ["Total", "18", "7", "-", "-"]
+    assert rows[-1] == ["total", "18", "7"]
     assert not any(sub._forward_hooks or sub._forward_pre_hooks for sub in module.modules())
+
+
+def test_module_summary_shows_all_outputs_of_a_layer_and_removes_its_hooks_after_an_error(capsys):
+    class Pair(torch.nn.Module):
+        def forward(self, x):
+            return x + 1, [x], x.sum().to(torch.float64)
+
+    module = Pair()
+    misc.print_module_summary(module, [torch.ones(2, 3)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert ["Pair", "[2,", "3],", "[]", "float32,", "float64"] in rows
+    with pytest.raises(TypeError):
+        misc.print_module_summary(module, [])
+    assert not module._forward_hooks and not module._forward_pre_hooks
 
 
 def test_module_summary_stops_at_the_asked_nesting(capsys):

@@ -221,8 +221,8 @@ def test_another_shape_is_one_line_that_names_the_parameter(saved):
     assert "\n" not in text and text.startswith("old.pkl does not fit this run: G.") and "[" in text
 
 
-def test_a_missing_pickle_is_an_os_error(tmp_path):
-    with pytest.raises(OSError, match="none.pkl"):
+def test_a_missing_pickle_is_named(tmp_path):
+    with pytest.raises(ValueError, match="none.pkl is not an existing file"):
         resume_networks(str(tmp_path / "none.pkl"), {"G": tiny_G()})
 
 

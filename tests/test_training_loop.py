@@ -180,7 +180,7 @@ def test_the_caller_is_told_of_progress_and_can_stop(train, capsys):
     answers = iter([False, True])
     run_dir = train(total_kimg=5, progress_fn=lambda *args: told.append(args), abort_fn=lambda: next(answers))
     assert told == [(0, 5)] * 3
-    assert len(read_stats(run_dir)) == 2 and "Aborting" in capsys.readouterr().out
+    assert len(read_stats(run_dir)) == 2 and "Stopping early" in capsys.readouterr().out
     assert load(run_dir)["G"] is not None
 
 

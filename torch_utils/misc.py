@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -124,22 +125,20 @@ class InfiniteSampler(torch.utils.data.Sampler):
         self.window_size = window_size
 
     def __iter__(self) -> Iterator[int]:
-        order = np.arange(len(self.dataset))
-        rnd = np.random.RandomState(self.seed)
-        window = 0
-        if self.shuffle:
-            rnd.shuffle(order)
-            window = int(np.rint(order.size * self.window_size))
+        return itertools.islice(self._shared_stream(), self.rank, None, self.num_replicas)
 
-        step = 0
+    def _shared_stream(self) -> Iterator[int]:
+        """The indices that all replicas draw together."""
+        size = len(self.dataset)
+        rnd = np.random.RandomState(self.seed)
+        order = rnd.permutation(size) if self.shuffle else np.arange(size)
+        window = round(size * self.window_size) if self.shuffle else 0
         while True:
-            i = step % order.size
-            if step % self.num_replicas == self.rank:
-                yield int(order[i])
-            if window >= 2:
-                j = (i - rnd.randint(window)) % order.size
-                order[i], order[j] = order[j], order[i]
-            step += 1
+            for here in range(size):
+                yield int(order[here])
+                if window >= 2:
+                    there = here - rnd.randint(window)  # below zero it counts from the end: those of the last pass
+                    order[here], order[there] = order[there], order[here]
 
 
 def params_and_buffers(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -173,14 +172,10 @@ def copy_params_and_buffers(
         tensor.copy_(src)
 
 
-@contextlib.contextmanager
-def ddp_sync(module: torch.nn.Module, sync: bool) -> Iterator[None]:
+def ddp_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:
     """Let backward passes inside synchronise the gradients of a DistributedDataParallel module only if `sync`."""
-    if sync or not isinstance(module, torch.nn.parallel.DistributedDataParallel):
-        yield
-    else:
-        with module.no_sync():
-            yield
+    postpones = isinstance(module, torch.nn.parallel.DistributedDataParallel) and not sync
+    return module.no_sync() if postpones else contextlib.nullcontext()
 
 
 def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = None) -> None:
@@ -189,21 +184,22 @@ def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = No
     ignore_regex: tensors whose full name (class name, dot, tensor name) matches entirely are left out.
     NaNs and infinities are compared as the numbers that `nan_to_num` turns them into.
     """
-    different = []
-    for name, tensor in named_params_and_buffers(module):
-        full_name = f"{type(module).__name__}.{name}"
-        if ignore_regex is not None and re.fullmatch(ignore_regex, full_name):
-            continue
-        mine = tensor.detach().contiguous()
-        if mine.is_floating_point():
-            mine = nan_to_num(mine)
-        first = mine.clone()
-        torch.distributed.broadcast(tensor=first, src=0)
-        if not torch.equal(mine, first):
-            different.append(full_name)
-    # Only now: a rank that stopped early would leave the others waiting in the next broadcast.
+    prefix = type(module).__name__
+    tensors = {f"{prefix}.{name}": tensor for name, tensor in named_params_and_buffers(module)}
+    if ignore_regex is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(ignore_regex, name)}
+    # All are compared before any error: a rank that stopped early would leave the others waiting in a broadcast.
+    different = [name for name, tensor in tensors.items() if not _equals_first_rank(tensor)]
     if different:
         raise AssertionError(f"all ranks must hold the same values, these differ: {', '.join(different)}")
+
+
+def _equals_first_rank(tensor: torch.Tensor) -> bool:
+    """Whether this rank's tensor equals that of rank 0; a collective call."""
+    own = nan_to_num(tensor.detach()).contiguous()
+    received = own.clone()
+    torch.distributed.broadcast(received, src=0)
+    return torch.equal(received, own)
 
 
 def print_module_summary(
@@ -214,65 +210,64 @@ def print_module_summary(
     max_nesting: depth of calls down to which sub-modules get a row.
     skip_redundant: leave out rows that show neither tensors nor outputs of their own.
     """
-    outputs, calls = _record_calls(module, inputs, max_nesting)
-    names = {sub: name for name, sub in module.named_modules()}
-    names[module] = f"{type(module).__name__} <top-level>"
-
-    seen: set[int] = set()  # ids of the tensors that an earlier row has counted or shown
-
-    def take_new(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        new = {id(t): t for t in tensors if id(t) not in seen}
-        seen.update(new)
-        return list(new.values())
-
-    rows = [["Module", "Parameters", "Buffers", "Output shape", "Datatype"], ["---"] * 5]
-    total_params = total_buffers = 0
-    for sub, results in calls:
-        num_params = sum(t.numel() for t in take_new(sub.parameters()))
-        num_buffers = sum(t.numel() for t in take_new(sub.buffers()))
-        total_params += num_params
-        total_buffers += num_buffers
-        has_new = bool(take_new(results)) or num_params + num_buffers > 0
-        if has_new or sub is module or not skip_redundant:
-            shapes = [[str(list(t.shape)), str(t.dtype).split(".")[-1]] for t in results] or [["-", "-"]]
-            rows.append([names[sub], str(num_params or "-"), str(num_buffers or "-"), *shapes[0]])
-            rows += [[f"{names[sub]}:{i}", "-", "-", *shape] for i, shape in enumerate(shapes[1:], start=1)]
-    rows += [["---"] * 5, ["Total", str(total_params), str(total_buffers), "-", "-"]]
-    _print_table(rows)
+    calls: list[_Call] = []
+    with _recorded_calls(module, max_nesting, calls):
+        outputs = module(*inputs)
+    print(f"\n{_summary_table(module, calls, skip_redundant)}\n")
     return outputs
 
 
-def _record_calls(
-    module: torch.nn.Module, inputs: Sequence[Any], max_nesting: int
-) -> tuple[Any, list[tuple[torch.nn.Module, list[torch.Tensor]]]]:
-    """Run a module; also returns each call down to `max_nesting`, inner calls first, with its output tensors."""
-    calls: list[tuple[torch.nn.Module, list[torch.Tensor]]] = []
-    depth = 0
+class _Call(NamedTuple):
+    """One run of a sub-module."""
 
-    def enter(_module: torch.nn.Module, _inputs: Any) -> None:
-        nonlocal depth
-        depth += 1
+    module: torch.nn.Module
+    outputs: list[torch.Tensor]
 
-    def leave(sub: torch.nn.Module, _inputs: Any, result: Any) -> None:
-        nonlocal depth
-        depth -= 1
-        if depth <= max_nesting:
+
+@contextlib.contextmanager
+def _recorded_calls(root: torch.nn.Module, max_nesting: int, calls: list[_Call]) -> Iterator[None]:
+    """Append every call inside `root`, down to `max_nesting`, to `calls` when it returns: inner ones come first."""
+    running: list[torch.nn.Module] = []
+
+    def enter(module: torch.nn.Module, _inputs: Any) -> None:
+        running.append(module)
+
+    def leave(module: torch.nn.Module, _inputs: Any, result: Any) -> None:
+        running.pop()
+        if len(running) <= max_nesting:
             results = result if isinstance(result, (tuple, list)) else [result]
-            calls.append((sub, [r for r in results if isinstance(r, torch.Tensor)]))
+            calls.append(_Call(module, [r for r in results if isinstance(r, torch.Tensor)]))
 
-    hooks = []
-    for sub in module.modules():
-        hooks += [sub.register_forward_pre_hook(enter), sub.register_forward_hook(leave)]
-    try:
-        return module(*inputs), calls
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for module in root.modules():
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        yield
 
 
-def _print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
-    print()
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    print()
+def _summary_table(root: torch.nn.Module, calls: Sequence[_Call], skip_redundant: bool) -> str:
+    """One line per call with the tensors that no earlier line has counted, between a heading and the totals."""
+    names = {module: name or type(root).__name__ for name, module in root.named_modules()}
+    counted: set[torch.Tensor] = set()  # tensors hash by identity
+    lines: list[tuple[str, ...]] = []
+    totals = [0, 0]
+    for call in calls:
+        kinds = [set(tensors) - counted for tensors in (call.module.parameters(), call.module.buffers(), call.outputs)]
+        counted.update(*kinds)
+        sizes = [sum(tensor.numel() for tensor in tensors) for tensors in kinds[:2]]
+        totals = [total + size for total, size in zip(totals, sizes)]
+        if any(kinds) or call.module is root or not skip_redundant:
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in call.outputs)
+            dtypes = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in call.outputs}))
+            lines.append((names[call.module], *(f"{size:,}" if size else "" for size in sizes), shapes, dtypes))
+    heading = ("layer", "parameters", "buffers", "output", "dtype")
+    total = ("total", *(f"{size:,}" for size in totals), "", "")
+    wide = [max(map(len, column)) for column in zip(heading, *lines, total)]
+    rule = "-" * (sum(wide) + 2 * len(wide) - 2)
+
+    def format_line(line: Sequence[str]) -> str:
+        name, num_params, num_buffers, shapes, dtypes = line
+        return (f"{name:<{wide[0]}}  {num_params:>{wide[1]}}  {num_buffers:>{wide[2]}}  "
+                f"{shapes:<{wide[3]}}  {dtypes}").rstrip()
+
+    return "\n".join([format_line(heading), rule, *map(format_line, lines), rule, format_line(total)])

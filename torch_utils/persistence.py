@@ -58,7 +58,7 @@ def persistent_class(cls: T) -> T:
             super().__init__(*args, **kwargs)
             self._init_args = init_args  # replaces what the constructor of a persistent parent has recorded
             self._init_kwargs = init_kwargs
-            _check_pickleable(self)
+            _refuse_unpicklable_state(self)
 
         @property
         def init_args(self) -> tuple:
@@ -175,7 +175,7 @@ class _CheckingPickler(pickle.Pickler):
         return "skipped" if is_checked_child or isinstance(obj, self._PLAIN) else None
 
 
-def _check_pickleable(obj: Any) -> None:
+def _refuse_unpicklable_state(obj: Any) -> None:
     """Raise PicklingError now instead of hours later, when the first snapshot is written."""
     try:
         _CheckingPickler(io.BytesIO(), protocol=pickle.HIGHEST_PROTOCOL).dump(_make_meta(obj))

@@ -15,6 +15,7 @@ import dnnlib
 from torch_utils import misc
 from training import construction
 from training.batches import TrainingData
+from training.live_line import LiveLine
 from training.snapshot import (
     PreviewGrid,
     network_snapshot,
@@ -23,7 +24,7 @@ from training.snapshot import (
     save_network_snapshot,
     setup_snapshot_image_grid,
 )
-from training.status import LiveLine, TickReporter
+from training.status import TickReporter
 from training.step import (
     AdaController,
     StepOptions,
@@ -115,9 +116,11 @@ def training_loop(
     if rank == 0:
         print(f"Training for {total_kimg:g} kimg on {device} ...\n")
     total_nimg = int(total_kimg * 1000)
-    reporter = TickReporter(run_dir, device, rank, start_time)
     done = False
-    with LiveLine(total_nimg, enabled=(rank == 0)) as live:
+    with (
+        TickReporter(run_dir, device, rank, start_time) as reporter,
+        LiveLine(total_nimg, enabled=(rank == 0)) as live,
+    ):
         while not done:
             train_step(state, data, options)
             live.update(state.cur_nimg)
@@ -130,7 +133,7 @@ def training_loop(
             if not done and abort_fn is not None and abort_fn():
                 done = True
                 if rank == 0:
-                    print("\nAborting ...")
+                    print("Stopping early, as asked ...")
             kimg = state.cur_nimg // 1000
             if preview is not None and is_due(image_snapshot_ticks, reporter.tick, done):
                 preview.save_fakes(G_ema, os.path.join(run_dir, f"fakes{kimg:06d}.png"))
@@ -145,7 +148,8 @@ def training_loop(
             reporter.start_tick(state.cur_nimg)
             live.resume(state.cur_nimg)
     if rank == 0:
-        print("\nExiting ...")
+        duration = dnnlib.util.format_time(time.time() - start_time)
+        print(f"\nFinished at {state.cur_nimg / 1000:.1f} kimg after {duration}.")
 
 
 def is_due(interval: int | None, tick: int, done: bool) -> bool:

@@ -78,10 +78,7 @@ def _convolve(x, w, pads, stride: int, groups: int, flip_weight: bool) -> torch.
 
 
 def _transposed(w: torch.Tensor, groups: int, flip_weight: bool) -> torch.Tensor:
-    """Kernel for a transposed convolution, [I, O/groups, kh, kw]."""
-    o, i, kh, kw = w.shape
-    if groups == 1:
-        w = w.transpose(0, 1)
-    else:
-        w = w.reshape(groups, o // groups, i, kh, kw).transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
-    return w.flip([2, 3]) if flip_weight else w
+    """Kernel for a transposed convolution: [O, I/groups, kh, kw] -> [I, O/groups, kh, kw]."""
+    per_group = w.unflatten(0, (groups, -1))            # [groups, O/groups, I/groups, kh, kw]
+    swapped = per_group.transpose(1, 2).flatten(0, 1)
+    return swapped.flip([2, 3]) if flip_weight else swapped

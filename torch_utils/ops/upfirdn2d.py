@@ -138,10 +138,10 @@ def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
 def _definition(x, f, up, down, pads):
     """Reference: what upfirdn2d means, step by step. `f` is [taps_y, taps_x], applied as a correlation."""
     n, c, h, w = x.shape
-    x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up[0] - 1, 0, 0, 0, up[1] - 1]).reshape(n, c, h * up[1], w * up[0])
-    x = F.pad(x, pads)
-    x = F.conv2d(x, f.expand(c, 1, *f.shape), groups=c)
-    return x[:, :, :: down[1], :: down[0]]
+    spread = x.new_zeros([n, c, h * up[1], w * up[0]])
+    spread[:, :, :: up[1], :: up[0]] = x
+    filtered = F.conv2d(F.pad(spread, pads), f.expand(c, 1, *f.shape), groups=c)
+    return filtered[:, :, :: down[1], :: down[0]]
 
 
 def _polyphase(x, f, up, down, pads):
