@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ssn_plugin.recipe import Recipe
 
-MAX_SEED = 2**32 - 1  # numpy's RandomState takes no more
 PLACES = ("resample_block", "resample_mask")
 # Option -> options that contradict it or would have no effect beside it.
 EXCLUDES = {
@@ -64,9 +63,9 @@ Examples:
               help="Redraw only coarse, middle or fine layers, or A-B (coarse is 0-3, middle 4-7, fine 8 and up; "
                    "thirds in networks of 8 layers or fewer)")
 @click.option("--resample-noise", is_flag=True, help="Redraw the noise maps at that place too")
-@click.option("--variant-seed", type=click.IntRange(0, MAX_SEED - 999), default=0, show_default=True, metavar="INT",
-              help="Skip so many variants, to see others: 8 gives v09, v10, ...")
-@click.option("--transplant-from", type=click.IntRange(0, MAX_SEED), metavar="SEED",
+@click.option("--variant-seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT",
+              help="Skip so many variants, to see others: 8 gives v09, v10, ... They join those in --outdir")
+@click.option("--transplant-from", type=click.IntRange(min=0), metavar="SEED",
               help="Take the latents from the image of this seed instead of drawing them")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
 @click.option("--pick", type=click.IntRange(min=0), metavar="INT",
@@ -100,7 +99,8 @@ def main(
     Writes seed0003.png for each seed. With --resample-block or --resample-mask (networks trained with --cfg=ssn) also
     seed0003-v01.png and so on, a contact sheet, a map of the change, and seed0003-recipe.json. To keep variant 5 and
     redraw something else, go on from that file:
-    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3.
+    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3. These files are called seed0003-edit1 and so on;
+    where a name is taken by another edit of the same image, a number follows: seed0003-2.
     """
     check_options(ctx)
     from training import generation  # imports torch, which --help and wrong usage need not wait for
@@ -123,22 +123,24 @@ def main(
     else:
         if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
             raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
-        from ssn_plugin import resample
+        from ssn_plugin import edit_options, resample
 
         recipes = [] if recipe_file is None else [open_recipe(recipe_file, pick, goes_on=redraws)]
-        mask = None if resample_mask is None else resample.load_mask(resample_mask)
+        mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
+        request = edit_options.EditRequest(
+            resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
+        )
         G, name = load(), os.path.basename(network)
         if not recipes:
             class_idx = usable_class(G, class_idx)
             recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
         if redraws:
-            request = resample.EditRequest(
-                resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
-            )
             recipes = request.add_to(recipes, G, name)
         resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
-        redraw(G, recipes, outdir)
-        print_next_step(network, recipes[0], outdir)
+        paths = redraw(G, recipes, outdir)
+        options = [f"--network={network}", f"--outdir={outdir}"]
+        options += [f"--device={device}"] * (device is not None) + ["--trust-pickle"] * trust_pickle
+        print_next_step(options, recipes[0], paths[0], G.block_grid[0])
 
 
 def check_options(ctx: click.Context) -> None:
@@ -184,31 +186,38 @@ def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     return recipe
 
 
-def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> None:
-    """Make the images of the recipes; print the mean squared change (images in -1..1) of each variant."""
+def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> list[str]:
+    """Make the images of the recipes; print the mean squared change (images in -1..1) of each variant.
+
+    Returns what the paths of the files of each recipe start with.
+    """
     from ssn_plugin import resample, resample_report
 
     os.makedirs(outdir, exist_ok=True)
+    paths = []
     for recipe in recipes:
-        result = resample.resample(G, recipe)
+        result = resample.resample(G, resample_report.with_earlier_variants(recipe, outdir))
         path = resample_report.save_resampling(result, outdir)
+        paths.append(path)
         click.echo(f"{path}.png")
         for variant in result.variants:
             click.echo(f"{path}-{variant.name}.png  change inside {variant.inside:.4g}, outside {variant.outside:.4g}, "
                        f"ratio {variant.locality:.3g}")
         if result.variants:
             click.echo(f"Contact sheet: {path}-sheet.png")
+    return paths
 
 
-def print_next_step(network: str, recipe: Recipe, outdir: str) -> None:
-    """Say how to go on, as a command that can be pasted."""
-    from ssn_plugin.resample_report import path_stem
-
-    path = path_stem(recipe, outdir)
-    command = ["python", "generate.py", f"--network={network}", f"--recipe={path}-recipe.json"]
+def print_next_step(options: Sequence[str], recipe: Recipe, path: str, block_grid: Sequence[int]) -> None:
+    """Say how to go on with another block, as a command that can be pasted."""
+    command = ["python", "generate.py", *options, f"--recipe={path}-recipe.json"]
     if recipe.variants:
         command.append(f"--pick={recipe.variants[0].number}")
-    command += ["--resample-block=0,0", f"--outdir={outdir}"]
+    redrawn = {block for edit in (recipe.variants or recipe.edits[-1:]) for block in edit.blocks}
+    rows, cols = block_grid
+    others = ((row, col) for row in range(rows) for col in range(cols) if (row, col) not in redrawn)
+    row, col = next(others, (0, 0))  # any, where all were redrawn
+    command.append(f"--resample-block={row},{col}")
     click.echo(f"To keep an image and go on: {shlex.join(command)}")
 
 

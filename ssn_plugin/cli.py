@@ -184,11 +184,11 @@ def generate(
     from ssn_plugin import host
 
     host.require()
-    from ssn_plugin import resample, resample_report
+    from ssn_plugin import edit_options, resample, resample_report
 
     redraws = resample_block is not None or resample_mask is not None
     recipes = [] if recipe_file is None else [_open_recipe(recipe_file, pick, goes_on=redraws)]
-    mask = None if resample_mask is None else resample.load_mask(resample_mask)
+    mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
     where = _pick_device(device)
     G = host.load_networks(network, trust=trust_pickle)["G_ema"].eval().requires_grad_(False).to(where)
     name = os.path.basename(network)
@@ -197,14 +197,14 @@ def generate(
     if not recipes:
         recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
     if redraws:
-        request = resample.EditRequest(
+        request = edit_options.EditRequest(
             resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
         )
         recipes = request.add_to(recipes, G, name)
     resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
     os.makedirs(outdir, exist_ok=True)
     for recipe in recipes:
-        result = resample.resample(G, recipe)
+        result = resample.resample(G, resample_report.with_earlier_variants(recipe, outdir))
         path = resample_report.save_resampling(result, outdir)
         click.echo(f"{path}.png")
         for variant in result.variants:

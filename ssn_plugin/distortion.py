@@ -11,17 +11,15 @@ from collections.abc import Sequence
 import torch
 
 
-def redraw_blocks(
-    z: torch.Tensor,                           # [N, B*bz] latents, block by block
-    blocks: torch.Tensor,                      # [N] int64, the block of each sample to redraw
-    block_grid: Sequence[int],                 # (R, S)
-    generator: torch.Generator | None = None,  # source of the new latents; None = torch's own
-) -> torch.Tensor:                             # [N, B*bz]
+def redraw_one_block(
+    z: torch.Tensor,            # [N, B*bz] latents, block by block
+    blocks: torch.Tensor,       # [N] int64, the block of each sample to redraw
+    block_grid: Sequence[int],  # (R, S)
+) -> torch.Tensor:              # [N, B*bz]
     """Copy `z` with one block of every sample replaced by fresh unit normals."""
     rows, cols = block_grid
-    cells = z.reshape(z.shape[0], rows * cols, -1).clone()                                           # [N, B, bz]
-    fresh = torch.randn(cells[:, 0].shape, generator=generator, device=z.device, dtype=z.dtype)      # [N, bz]
-    cells[torch.arange(z.shape[0], device=z.device), blocks] = fresh
+    cells = z.reshape(z.shape[0], rows * cols, -1).clone()                                # [N, B, bz]
+    cells[torch.arange(z.shape[0], device=z.device), blocks] = torch.randn_like(cells[:, 0])
     return cells.reshape(z.shape)
 
 
@@ -36,11 +34,6 @@ def block_mask(
     row_of = _cell_of_pixel(rows, height, blocks.device)                     # [H]
     col_of = _cell_of_pixel(cols, width, blocks.device)                      # [W]
     return (row_of[:, None] * cols + col_of) == blocks[:, None, None]
-
-
-def outside_mask(blocks: torch.Tensor, block_grid: Sequence[int], height: int, width: int) -> torch.Tensor:
-    """True on the pixels that should stay when a block is redrawn: the complement of `block_mask`. [N, H, W] bool"""
-    return ~block_mask(blocks, block_grid, height, width)
 
 
 def mean_outside_change(before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:

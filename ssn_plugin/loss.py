@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import dnnlib
 from ssn_plugin import distortion
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
@@ -20,7 +21,9 @@ class DistortionLoss(StyleGAN2Loss):
     """Adds `weight * E[D(G(z), G(z with one block redrawn))]` to the generator's main phase.
 
     The block is uniform over the grid. Both images share noise maps and label, and use neither style mixing nor
-    truncation. D is the mean squared change outside the block, see `ssn_plugin.distortion`.
+    truncation. D is the mean squared change outside the block, see `ssn_plugin.distortion`, or a function of your own:
+    `distortion_function="my_module.lpips_outside"` names one that takes the images before and after [N, C, H, W] in
+    -1..1 and the mask [N, H, W] bool of the pixels outside, which should stay, and returns [N].
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_weight: float = 100,      # lambda; 0 switches the term off
         distortion_interval: int = 1,        # compute it at every k-th optimiser step only, with k times the weight
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
+        distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
         distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
@@ -42,9 +46,11 @@ class DistortionLoss(StyleGAN2Loss):
         self.main_steps = 0  # optimiser steps of the generator so far
         (self.block_grid,) = unwrapped(G_synthesis).block_grid  # one [rows, cols]
         self.num_blocks = self.block_grid[0] * self.block_grid[1]
-        self.outside_change = self._outside_change(distortion_reduction)
+        self.outside_change = self._outside_change(distortion_reduction, distortion_function)
 
-    def _outside_change(self, reduction: str) -> OutsideChange:
+    def _outside_change(self, reduction: str, function: str | None) -> OutsideChange:
+        if function is not None:
+            return load_outside_change(function)
         if reduction == "mean":
             return distortion.mean_outside_change
         if reduction == "sum":
@@ -86,10 +92,11 @@ class DistortionLoss(StyleGAN2Loss):
         n = max(len(gen_z) // self.distortion_batch_shrink, 1)
         z, c = gen_z[:n], gen_c[:n]
         blocks = torch.randint(self.num_blocks, [n], device=z.device)
-        pair = torch.cat([z, distortion.redraw_blocks(z, blocks, self.block_grid)])   # [2n, z_dim]
-        before, after = self.synthesize_pairs(pair, c.repeat(2, 1), sync).chunk(2)    # [n, C, H, W] each
+        pair = torch.cat([z, distortion.redraw_one_block(z, blocks, self.block_grid)])  # [2n, z_dim]
+        before, after = self.synthesize_pairs(pair, c.repeat(2, 1), sync).chunk(2)      # [n, C, H, W] each
         resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
-        inside = distortion.mean_inside_change(before, after, resampled)
+        with torch.no_grad():  # reported, not trained on
+            inside = distortion.mean_inside_change(before, after, resampled)
         return self.outside_change(before, after, resampled), inside
 
     def synthesize_pairs(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
@@ -104,6 +111,24 @@ class DistortionLoss(StyleGAN2Loss):
             ws = self.G_mapping(z, c, skip_w_avg_update=True)
         with misc.ddp_sync(self.G_synthesis, sync):
             return self.G_synthesis(ws, noise=noise)
+
+
+def load_outside_change(name: str) -> OutsideChange:
+    """The function (before, after, outside) -> [N] of this dotted name, see `DistortionLoss`."""
+    try:
+        function = dnnlib.util.get_obj_by_name(name)
+    except (ImportError, AttributeError) as err:
+        raise ValueError(f"distortion function {name} cannot be imported: {err}") from err
+    if not callable(function):
+        raise ValueError(f"distortion function {name} must be a function, got {type(function).__name__}")
+
+    def outside_change(before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
+        change = function(before, after, ~resampled)
+        if change.shape != before.shape[:1]:
+            raise ValueError(f"{name} must return one number per image [{len(before)}], got {[*change.shape]}")
+        return change
+
+    return outside_change
 
 
 def unwrapped(module: torch.nn.Module) -> Any:

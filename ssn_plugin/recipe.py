@@ -1,4 +1,10 @@
-"""Edit recipes: small JSON files that say how an image came about, to make it again and to edit it further."""
+"""Edit recipes: small JSON files that say how an image came about, to make it again and to edit it further.
+
+The new latents of a block follow from the image seed, the number of edits before, the block and the number of the
+variant, and from nothing else. So v05 of a block is the same however many variants are drawn and whatever other
+blocks are redrawn with it; after another edit, v05 of the same block is a new draw. Noise maps follow in the same way,
+with the number of the convolution in place of the block.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +41,7 @@ class Edit:
     mask: bytes | None = None                 # PNG, 8-bit gray, size of the image; white is redrawn
     layers: tuple[int, int] = (0, 0)          # first and last layer whose latents change, inclusive
     noise: bool = False                       # redraw the noise maps at that place too?
-    variant: int | None = None                # number of the random draw
+    variant: int | None = None                # number of the random draw, beside seed, edits before and block
     transplant_from: int | None = None        # image seed that the latents come from
 
     def __post_init__(self) -> None:
@@ -50,7 +56,7 @@ class Edit:
         if self.noise and self.transplant_from is not None:
             raise ValueError("a transplant keeps the noise maps, so noise must be false")
         for name in ("variant", "transplant_from"):
-            _check_seed(name, getattr(self, name))
+            check_seed(name, getattr(self, name))
 
     @property
     def number(self) -> int:
@@ -72,8 +78,8 @@ class Recipe:
     variants: tuple[Edit, ...] = ()    # each one a possible next edit
 
     def __post_init__(self) -> None:
-        _check_seed("seed", self.seed)
-        _check_seed("class", self.label)
+        check_seed("seed", self.seed)
+        check_seed("class", self.label)
         if not math.isfinite(self.truncation):
             raise ValueError(f"truncation must be finite, got {self.truncation}")
         if self.noise_mode not in NOISE_MODES:
@@ -85,6 +91,18 @@ class Recipe:
         if len(places) > 1:
             raise ValueError("the variants must all change the same place")
 
+    def starts_like(self, other: Recipe) -> bool:
+        """Is the image before the variants the same? The network counts by its content, not by its name."""
+        return self.pick(0) == dataclasses.replace(other.pick(0), network_name=self.network_name)
+
+    def joined(self, other: Recipe) -> Recipe | None:
+        """One recipe with the variants of both; None unless they draw the same edit of the same image."""
+        variants = {*self.variants, *other.variants}
+        series = {dataclasses.replace(edit, variant=None if edit.variant is None else 1) for edit in variants}
+        if len(series) > 1 or not self.starts_like(other):
+            return None
+        return dataclasses.replace(self, variants=tuple(sorted(variants, key=lambda edit: edit.number)))
+
     def pick(self, number: int) -> Recipe:
         """The recipe of variant `number`, without alternatives; 0 is the image that the variants start from."""
         if number == 0:
@@ -94,6 +112,11 @@ class Recipe:
                 return dataclasses.replace(self, edits=(*self.edits, edit), variants=())
         numbers = ", ".join(str(edit.number) for edit in self.variants) or "none"
         raise ValueError(f"the recipe has no variant {number}; it has {numbers}, and 0 for the image before")
+
+
+def check_seed(name: str, value: int | None) -> None:
+    if value is not None and not 0 <= value <= MAX_SEED:
+        raise ValueError(f"{name} must be in 0..{MAX_SEED}, got {value}")
 
 
 def hash_network(G: torch.nn.Module) -> str:
@@ -247,11 +270,6 @@ def _check_keys(name: str, data: Any, keys: Sequence[str]) -> None:
     for key in keys:
         if key not in data:
             raise ValueError(f"{name} lacks the key {key!r}")
-
-
-def _check_seed(name: str, value: int | None) -> None:
-    if value is not None and not 0 <= value <= MAX_SEED:
-        raise ValueError(f"{name} must be in 0..{MAX_SEED}, got {value}")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

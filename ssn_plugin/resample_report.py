@@ -1,31 +1,44 @@
-"""Files that show what resampling did: images, contact sheet, map of the change, recipe."""
+"""Files that show what resampling did: images, contact sheet, map of the change, recipe.
+
+They are named by the image and the number of earlier edits, `seed0003-v01.png` and `seed0003-edit1-v01.png`, so that
+a chain of edits fits in one folder. Further variants of an edit join those that the folder holds already. Another edit
+of the same image is numbered, `seed0003-2-v01.png`: no call takes away what an earlier one has drawn.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from ssn_plugin.contact_sheet import draw_change_map, draw_contact_sheet
 from ssn_plugin.files import save_png
-from ssn_plugin.recipe import Recipe, write_recipe
+from ssn_plugin.recipe import Recipe, read_recipe, write_recipe
 from ssn_plugin.resample import Resampling
 
 
-def path_stem(recipe: Recipe, outdir: str | os.PathLike) -> str:
-    """What the paths of all files of a recipe start with.
-
-    It says how many edits came before (`seed0003-edit1`), so that a chain of edits fits in one folder.
-    """
-    edits = f"-edit{len(recipe.edits)}" if recipe.edits else ""
-    return os.path.join(outdir, f"seed{recipe.seed:04d}{edits}")
+def with_earlier_variants(recipe: Recipe, outdir: str | os.PathLike) -> Recipe:
+    """The recipe with the variants of the same edit that the folder already holds, for one sheet of all of them."""
+    if not recipe.variants:
+        return recipe
+    _path, joined = next(_places(recipe, outdir))
+    return joined
 
 
 def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
-    """Write the images, the contact sheet, the change map and the recipe; returns what their paths start with."""
+    """Write the images, the contact sheet, the change map and the recipe; returns what their paths start with.
+
+    A recipe that holds variants beyond those of the result stays as it is; so make the result of
+    `with_earlier_variants`.
+    """
     recipe = result.recipe
-    path = path_stem(recipe, outdir)
+    path, joined = next(
+        (path, joined) for path, joined in _places(recipe, outdir)
+        if not recipe.variants or len(joined.variants) == len(recipe.variants)
+    )
     original = to_uint8(result.original)
     variants = [to_uint8(variant.img) for variant in result.variants]
     save_png(original, f"{path}.png")
@@ -46,8 +59,23 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
             footer="Mean of |variant - original| over variants and channels; 1 is the whole image range.",
         )
         save_png(change_map, f"{path}-change.png")
-    write_recipe(recipe, f"{path}-recipe.json")
+    write_recipe(joined, f"{path}-recipe.json")
     return path
+
+
+def _places(recipe: Recipe, outdir: str | os.PathLike) -> Iterator[tuple[str, Recipe]]:
+    """What the paths of the files may start with, best first, and the recipe joined with the one that lies there."""
+    stem = os.path.join(outdir, f"seed{recipe.seed:04d}" + (f"-edit{len(recipe.edits)}" if recipe.edits else ""))
+    for number in itertools.count(1):
+        path = stem if number == 1 else f"{stem}-{number}"
+        joined: Recipe | None = recipe
+        if os.path.lexists(f"{path}-recipe.json"):
+            try:
+                joined = recipe.joined(read_recipe(f"{path}-recipe.json"))
+            except (ValueError, OSError):  # not ours to overwrite
+                continue
+        if joined is not None:
+            yield path, joined
 
 
 def mean_change(result: Resampling) -> torch.Tensor:

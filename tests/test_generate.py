@@ -98,6 +98,27 @@ def test_an_image_does_not_depend_on_the_seeds_beside_it(folder, tmp_path):
     assert digests(tmp_path / "one")["seed0002.png"] == digests(tmp_path / "many")["seed0002.png"]
 
 
+@pytest.mark.parametrize("network", ["ssn.pkl", "plain.pkl"])
+def test_random_noise_is_that_of_the_seed(folder, tmp_path, network):
+    common = ["--network", folder / network, "--noise-mode=random"]
+    run_ok(*common, "--seeds=1-3", "--outdir", tmp_path / "many")
+    run_ok(*common, "--seeds=2", "--outdir", tmp_path / "one")
+    run_ok("--network", folder / network, "--seeds=2", "--outdir", tmp_path / "const")
+    image = (tmp_path / "one" / "seed0002.png").read_bytes()
+    assert image == (tmp_path / "many" / "seed0002.png").read_bytes()
+    assert image != (tmp_path / "const" / "seed0002.png").read_bytes()
+
+
+def test_random_noise_of_a_latent_is_replaced_for_one_call_only(folder):
+    G = load(folder / "plain.pkl")
+    before = {name: buffer.clone() for name, buffer in G.named_buffers()}
+    ws, state = torch.zeros([1, 6, 4]), torch.get_rng_state()
+    images = [generation._call_with_noise(G.synthesis, seed, "random", ws) for seed in (0, 1, 0)]
+    assert torch.equal(images[0], images[2]) and not torch.equal(images[0], images[1])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in G.named_buffers())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_conditional_network_draws_the_chosen_class_in_gray(folder, tmp_path):
     run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=2", "--outdir", tmp_path)
     z = torch.from_numpy(np.random.RandomState(7).randn(1, 4))
@@ -130,10 +151,11 @@ def test_redrawing_writes_images_figures_and_recipe(folder, tmp_path):
     assert len(re.findall(r"-v\d\d\.png  change inside [\d.e-]+, outside [\d.e-]+, ratio [\d.e-]+\n", output)) == 2
 
 
-def test_the_original_of_a_redraw_is_the_image_of_the_seed(folder, tmp_path):
-    run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--trunc=0.7", "--outdir", tmp_path / "stock")
-    run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--trunc=0.7", "--resample-block=0", "--variants=1",
-           "--outdir", tmp_path / "redraw")
+@pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
+def test_the_original_of_a_redraw_is_the_image_of_the_seed(folder, tmp_path, noise_mode):
+    common = ["--network", folder / "ssn.pkl", "--seeds=3", "--trunc=0.7", "--noise-mode", noise_mode]
+    run_ok(*common, "--outdir", tmp_path / "stock")
+    run_ok(*common, "--resample-block=0", "--variants=1", "--outdir", tmp_path / "redraw")
     assert digests(tmp_path / "stock")["seed0003.png"] == digests(tmp_path / "redraw")["seed0003.png"]
 
 
@@ -174,7 +196,14 @@ def test_the_printed_command_goes_on_from_the_recipe(folder, tmp_path):
                     "--outdir", tmp_path / "a folder")
     command = shlex.split(output.splitlines()[-1].split(": ", 1)[1])
     assert command[:2] == ["python", "generate.py"]
+    assert "--resample-block=0,1" in command, "block 0 was redrawn just now"
     assert "seed0003-edit1-sheet.png" in run_ok(*command[2:])
+
+
+def test_the_printed_command_keeps_device_and_trust(folder, tmp_path):
+    output = run_ok("--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=all", "--variants=1",
+                    "--device=cpu", "--trust-pickle", "--outdir", tmp_path)
+    assert {"--device=cpu", "--trust-pickle"} <= set(shlex.split(output.splitlines()[-1]))
 
 
 def test_variants_after_those_already_seen_are_others_of_the_same_series(folder, tmp_path):
@@ -182,6 +211,29 @@ def test_variants_after_those_already_seen_are_others_of_the_same_series(folder,
     run_ok(*common, "--variants=3", "--outdir", tmp_path / "three")
     run_ok(*common, "--variants=1", "--variant-seed=2", "--outdir", tmp_path / "third")
     assert digests(tmp_path / "three")["seed0003-v03.png"] == digests(tmp_path / "third")["seed0003-v03.png"]
+
+
+def test_further_variants_join_those_in_the_folder(folder, tmp_path):
+    common = ["--network", folder / "ssn.pkl", "--seeds=3", "--resample-block=1,2"]
+    run_ok(*common, "--variants=4", "--outdir", tmp_path / "at once")
+    run_ok(*common, "--variants=2", "--outdir", tmp_path / "bit by bit")
+    run_ok(*common, "--variants=2", "--variant-seed=2", "--outdir", tmp_path / "bit by bit")
+    assert digests(tmp_path / "bit by bit") == digests(tmp_path / "at once")
+    run_ok(*common, "--variants=1", "--outdir", tmp_path / "bit by bit")
+    assert digests(tmp_path / "bit by bit") == digests(tmp_path / "at once")
+
+
+def test_another_edit_of_the_same_image_gets_files_of_its_own(folder, tmp_path):
+    common = ["--network", folder / "ssn.pkl", "--seeds=3", "--variants=1", "--outdir", tmp_path]
+    run_ok(*common, "--resample-block=1,2")
+    first = digests(tmp_path)
+    output = run_ok(*common, "--resample-block=0,0")
+    assert "seed0003-2-recipe.json" in output.splitlines()[-1]
+    both = digests(tmp_path)
+    assert first.items() <= both.items()
+    assert {name.replace("seed0003", "seed0003-2") for name in first} == both.keys() - first.keys()
+    run_ok(*common, "--resample-block=0,0")
+    assert digests(tmp_path) == both
 
 
 REFUSALS = [
@@ -207,7 +259,7 @@ REFUSALS = [
     (["--network=plain.pkl", "--recipe=recipe.json"], "plain.pkl has no block grid"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-block=4,0"], "block (4, 0) is outside the 4x4 latent grid"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-layers=6"], "outside the layers 0-5"),
-    (["--network=ssn.pkl", "--seeds=1", "--resample-mask=half.png"], "the mask is 16x8, the image 16x16"),
+    (["--network=ssn.pkl", "--seeds=1", "--resample-mask=half.png"], "mask half.png is 16x8, the image 16x16"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-mask=junk"], "mask junk is not a readable image"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-mask=no.png"], "mask no.png cannot be read: No such file"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-mask=mask.png"],
@@ -218,6 +270,10 @@ REFUSALS = [
      "--transplant-from cannot be combined with --variants"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-block=0", "--resample-noise", "--noise-mode=none"],
      "noise cannot be redrawn in an image without noise"),
+    (["--network=missing.pkl", "--seeds=1", "--resample-block=0", "--variant-seed=4294967290"],
+     "the last variant must be in 0..4294967295, got 4294967298"),
+    (["--network=missing.pkl", "--seeds=1", "--resample-block=0", "--transplant-from=4294967296"],
+     "the seed to transplant from must be in 0..4294967295, got 4294967296"),
     (["--network=ssn.pkl", "--seeds=1", "--pick=1"], "--pick needs --recipe"),
     (["--network=ssn.pkl", "--recipe=recipe.json", "--seeds=1"], "--recipe cannot be combined with --seeds"),
     (["--network=ssn.pkl", "--recipe=recipe.json", "--pick=9"], "the recipe has no variant 9; it has 1, 2"),

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ssn_plugin import edit_options, resample, resample_report
 from ssn_plugin import recipe as recipes
-from ssn_plugin import resample
 from ssn_plugin.files import open_atomic, save_png
 from ssn_plugin.networks import SSNGenerator
 
@@ -67,7 +67,7 @@ def mask_png(weights: np.ndarray) -> bytes:
     ("keep:0+1,3", tuple(BLOCKS[1:7])),
 ])
 def test_blocks_are_named_by_position_or_index(text, blocks):
-    assert resample.parse_blocks(text, GRID) == blocks
+    assert edit_options.parse_blocks(text, GRID) == blocks
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -83,7 +83,7 @@ def test_blocks_are_named_by_position_or_index(text, blocks):
 ])
 def test_a_wrong_block_is_refused_by_name(text, message):
     with pytest.raises(ValueError) as error:
-        resample.parse_blocks(text, GRID)
+        edit_options.parse_blocks(text, GRID)
     assert str(error.value) == message
 
 
@@ -99,14 +99,14 @@ def test_a_wrong_block_is_refused_by_name(text, message):
     ("5", 6, (5, 5)),
 ])
 def test_layers_are_split_as_in_stylegan_or_into_thirds(text, num_ws, layers):
-    assert resample.parse_layers(text, num_ws) == layers
+    assert edit_options.parse_layers(text, num_ws) == layers
 
 
 @pytest.mark.parametrize("text", ["6", "0-6", "4-2", "middling", "", "-1", "middle"])
 def test_layers_that_a_network_lacks_are_refused(text):
     num_ws = 2 if text == "middle" else 6
     with pytest.raises(ValueError, match="layers"):
-        resample.parse_layers(text, num_ws)
+        edit_options.parse_layers(text, num_ws)
 
 
 @settings(deadline=None, max_examples=30)
@@ -439,6 +439,54 @@ def test_a_damaged_recipe_never_fails_in_another_way(G, tmp_path_factory, data):
         assert "\n" not in str(err)
 
 
+def variants_of(recipe: recipes.Recipe, *edits: recipes.Edit) -> recipes.Recipe:
+    return dataclasses.replace(recipe, variants=edits)
+
+
+def test_variants_of_one_edit_are_joined_in_the_order_of_their_numbers(G):
+    one, three, four = (edit_of((0, 1), variant=i) for i in (1, 3, 4))
+    joined = variants_of(start(G), three, four).joined(variants_of(start(G), one, four))
+    assert joined == variants_of(start(G), one, three, four)
+
+
+def test_a_renamed_network_is_still_the_same(G):
+    recipe = variants_of(start(G), edit_of((0, 1)))
+    assert recipe.joined(dataclasses.replace(recipe, network_name="other.pkl")) == recipe
+
+
+@pytest.mark.parametrize("changes", [
+    dict(seed=4), dict(network_sha256=""), dict(truncation=0.5), dict(noise_mode="none"), dict(label=1),
+    dict(edits=(edit_of((0, 0)),)),
+    dict(variants=(edit_of((0, 2), variant=2),)),
+    dict(variants=(edit_of((0, 1), layers=(0, 1), variant=2),)),
+    dict(variants=(edit_of((0, 1), variant=2, noise=True),)),
+    dict(variants=(edit_of((0, 1), variant=None, transplant_from=9),)),
+], ids=str)
+def test_variants_of_different_edits_are_not_joined(G, changes):
+    recipe = variants_of(start(G), edit_of((0, 1)))
+    assert recipe.joined(dataclasses.replace(recipe, **changes)) is None
+
+
+def test_transplants_from_two_seeds_are_different_edits(G):
+    here, there = (variants_of(start(G), edit_of((0, 1), variant=None, transplant_from=seed)) for seed in (5, 6))
+    assert here.joined(there) is None
+
+
+def test_saving_an_image_alone_keeps_the_variants_in_its_recipe(G, tmp_path):
+    recipe = variants_of(start(G), edit_of((0, 1)))
+    for each in (recipe, recipe.pick(0)):
+        each = resample_report.with_earlier_variants(each, tmp_path)
+        path = resample_report.save_resampling(resample.resample(G, each), tmp_path)
+        assert path == str(tmp_path / "seed0003")
+    assert recipes.read_recipe(tmp_path / "seed0003-recipe.json") == recipe
+
+
+def test_a_file_that_is_no_recipe_is_not_overwritten(G, tmp_path):
+    (tmp_path / "seed0003-recipe.json").write_text("mine")
+    assert resample_report.save_resampling(resample.resample(G, start(G)), tmp_path) == str(tmp_path / "seed0003-2")
+    assert (tmp_path / "seed0003-recipe.json").read_text() == "mine"
+
+
 def test_a_variant_that_a_recipe_lacks_cannot_be_picked(G):
     with pytest.raises(ValueError, match="the recipe has no variant 1; it has 5, 6, and 0 for the image before"):
         full_recipe(G).pick(1)
@@ -449,20 +497,27 @@ def test_a_mask_may_come_in_any_8_bit_mode(tmp_path, mode):
     white = Image.new("L", (6, 4), 0)
     white.paste(255, (1, 0, 3, 2))
     white.convert(mode).save(tmp_path / "mask.png")
-    assert np.array_equal(resample.load_mask(tmp_path / "mask.png"), np.asarray(white))
+    assert np.array_equal(edit_options.load_mask(tmp_path / "mask.png").weights, np.asarray(white))
 
 
 def test_transparent_parts_of_a_mask_are_kept(tmp_path):
     image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
     image.putpixel((1, 0), (255, 255, 255, 255))
     image.save(tmp_path / "mask.png")
-    assert resample.load_mask(tmp_path / "mask.png").tolist() == [[0, 255]]
+    assert edit_options.load_mask(tmp_path / "mask.png").weights.tolist() == [[0, 255]]
 
 
 def test_a_mask_that_redraws_nothing_is_refused(tmp_path):
     Image.new("L", (4, 4), 100).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match="no pixel brighter than mid gray"):
-        resample.load_mask(tmp_path / "mask.png")
+        edit_options.load_mask(tmp_path / "mask.png")
+
+
+def test_a_mask_of_another_size_than_the_image_is_refused_by_its_name(G, tmp_path):
+    Image.new("L", (8, 16), 255).save(tmp_path / "mask.png")
+    request = edit_options.EditRequest(mask=edit_options.load_mask(tmp_path / "mask.png"))
+    with pytest.raises(ValueError, match=r"mask .*mask.png is 8x16, the image 16x16"):
+        request.add_to([start(G)], G, "net.pkl")
 
 
 def test_a_truncated_mask_is_refused(tmp_path):
@@ -470,7 +525,7 @@ def test_a_truncated_mask_is_refused(tmp_path):
     whole = (tmp_path / "mask.png").read_bytes()
     (tmp_path / "mask.png").write_bytes(whole[:len(whole) // 2])
     with pytest.raises(ValueError, match="mask .*mask.png"):
-        resample.load_mask(tmp_path / "mask.png")
+        edit_options.load_mask(tmp_path / "mask.png")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -117,7 +117,7 @@ def test_the_cpu_gets_slim_networks_in_full_precision(data, monkeypatch):
     monkeypatch.setattr(host_config, "training_device", lambda prefer_cpu: "cpu")
     _desc, args = setup_training_loop_kwargs(data=data, cfg="ssn")
     for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
-        assert (kwargs.channel_base, kwargs.channel_max) == (2048, 64)
+        assert (kwargs.channel_base, kwargs.channel_max) == (32 * args.training_set_kwargs.resolution, 64)
         assert (kwargs.num_fp16_res, kwargs.conv_clamp) == (0, None)
     assert args.batch_size == 32
 

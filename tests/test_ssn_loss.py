@@ -82,7 +82,7 @@ class SyncRecorder(DistortionLoss):
 
 def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
-    kwargs = dict(distortion_weight=WEIGHT, style_mixing_prob=0, pl_weight=0) | kwargs
+    kwargs = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0) | kwargs
     return cls(device=torch.device("cpu"), **networks, **kwargs)
 
 
@@ -148,6 +148,12 @@ def test_gradients_flow_to_both_images():
     assert torch.equal(before, -after)
 
 
+def test_the_reported_diversity_takes_no_part_in_the_gradients():
+    loss = make_loss()
+    outside, inside = loss.change_of_redrawn_blocks(torch.randn(4, 4), torch.zeros(4, 0), sync=True)
+    assert outside.requires_grad and not inside.requires_grad
+
+
 def test_sum_reduction_counts_every_outside_block():
     loss_mean, loss_sum = make_loss(), make_loss(distortion_reduction="sum")
     torch.manual_seed(1)
@@ -159,6 +165,42 @@ def test_sum_reduction_counts_every_outside_block():
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="must be 'mean' or 'sum', got 'max'"):
         make_loss(distortion_reduction="max")
+
+
+def largest_outside_change(before, after, outside):
+    """Another D, as users write it: the largest absolute change of a pixel that should stay."""
+    return ((after - before).abs().amax(dim=1) * outside).amax(dim=[1, 2])
+
+
+def one_number(before, after, outside):
+    return (after - before).square().mean()
+
+
+def test_a_function_named_by_its_dotted_name_replaces_the_change_outside():
+    loss = make_loss(leak=0.5, distortion_function=f"{__name__}.largest_outside_change")
+    stats = run_phase(loss)
+    z = loss.G_mapping.calls[-1][0]
+    # Every pixel outside changes by leak times the change of the mean of all four latents.
+    expected = 0.5 * (z[6:] - z[:6]).mean(dim=1).abs().mean()
+    assert stats["distortion"] == pytest.approx(expected.item(), rel=1e-5)
+    # The change is proportional to the leak, which gives its derivative.
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(WEIGHT * stats["distortion"] / 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("no_such_module.f", "distortion function no_such_module.f cannot be imported"),
+    ("torch.no_such_function", "distortion function torch.no_such_function cannot be imported"),
+    ("math.pi", "distortion function math.pi must be a function, got float"),
+])
+def test_a_distortion_function_that_cannot_be_called_is_refused_at_the_start(name, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss(distortion_function=name)
+
+
+def test_a_distortion_function_must_keep_the_images_apart():
+    loss = make_loss(distortion_function=f"{__name__}.one_number")
+    with pytest.raises(ValueError, match=r"one_number must return one number per image \[6\], got \[\]"):
+        run_phase(loss)
 
 
 @pytest.mark.parametrize("phase", ["Greg", "Dmain", "Dreg", "Dboth"])
@@ -200,6 +242,14 @@ def test_batch_shrink_uses_a_part_of_the_batch_and_at_least_one_sample():
         loss = make_loss(distortion_batch_shrink=shrink)
         run_phase(loss, num=num)
         assert len(loss.G_synthesis.images[-1]) == 2 * expected
+
+
+def test_half_the_batch_estimates_the_term_by_default():
+    loss = DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), style_mixing_prob=0)
+    run_phase(loss, num=6)
+    (host_z, host_c, _), (pair_z, pair_c, _) = loss.G_mapping.calls
+    assert len(pair_z) == len(pair_c) == 2 * 3
+    assert torch.equal(pair_z[:3], host_z[:3]) and torch.equal(pair_c[:3], host_c[:3])
 
 
 def test_only_the_last_backward_pass_of_a_phase_synchronises():

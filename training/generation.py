@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,14 @@ def seed_to_z(seed: int, z_dim: int) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
 
 
+def seed_to_noise(seed: int, index: int, shape: Sequence[int]) -> torch.Tensor:
+    """The random noise map of an image seed for convolution `index`, the same on every device. float32
+
+    Its key is that of `ssn_plugin.resample`, so that an image is the same with and without redrawn variants.
+    """
+    return torch.from_numpy(np.random.RandomState([2, seed, 0, index, 0]).standard_normal(shape)).to(torch.float32)
+
+
 def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
     """One-hot label, all zero without a class. [1, c_dim]"""
     c = torch.zeros([1, c_dim])
@@ -86,15 +95,25 @@ def save_seeds(
 ) -> Iterator[str]:
     """Write `seed0003.png` for each seed; yields the paths as they are done.
 
-    A batch would be faster on a GPU, but its rounding differs from that of single images, so that a seed would give
-    slightly different files from one call to the next.
+    Random noise is that of the seed, see `seed_to_noise`. A batch would be faster on a GPU, but its rounding differs
+    from that of single images, so that a seed would give slightly different files from one call to the next.
     """
     os.makedirs(outdir, exist_ok=True)
     device = _device_of(G)
     c = class_to_label(class_idx, G.c_dim).to(device)
     for seed in seeds:
-        img = G(seed_to_z(seed, G.z_dim).to(device), c, truncation_psi=truncation_psi, noise_mode=noise_mode)
+        z = seed_to_z(seed, G.z_dim).to(device)
+        img = _call_with_noise(G, seed, noise_mode, z, c, truncation_psi=truncation_psi)
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"seed{seed:04d}.png"))
+
+
+def _call_with_noise(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Call a network whose random noise follows from the seed: as its fixed noise maps, for this one call."""
+    if noise_mode != "random":
+        return net(*args, noise_mode=noise_mode, **kwargs)
+    fixed = [(name, buffer) for name, buffer in net.named_buffers() if name.endswith(".noise_const")]
+    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in enumerate(fixed)}
+    return torch.func.functional_call(net, noise, args, dict(kwargs, noise_mode="const"))
 
 
 def load_projected_w(path: str | os.PathLike) -> np.ndarray:
@@ -123,10 +142,10 @@ def save_projected(
     noise_mode: str,
     outdir: str | os.PathLike,
 ) -> Iterator[str]:
-    """Write `proj00.png` for each row of w; yields the paths as they are done."""
+    """Write `proj00.png` for each row of w; yields the paths as they are done. Random noise is that of the row."""
     os.makedirs(outdir, exist_ok=True)
     for i, row in enumerate(torch.from_numpy(w).to(_device_of(G))):
-        img = G.synthesis(row[None], noise_mode=noise_mode)
+        img = _call_with_noise(G.synthesis, i, noise_mode, row[None])
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
 
 
