@@ -148,6 +148,17 @@ def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
     return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
 
 
+def activate(x: torch.Tensor, bias, activation: str, gain: float, clamp=None) -> torch.Tensor:
+    """Bias and activation of a convolution's output, in the memory of x where autograd permits."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
+        return bias_act.bias_act(x, bias, act=activation, gain=gain, clamp=clamp)
+    # gain * lrelu(x + bias) = lrelu(gain * x + gain * bias), the gain being positive
+    torch.add(bias[:, None, None] * gain, x, alpha=gain, out=x)
+    x = F.leaky_relu_(x, bias_act.activation_funcs["lrelu"].def_alpha)
+    return x if clamp is None else x.clamp_(-clamp, clamp)
+
+
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
     """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
 
@@ -229,8 +240,7 @@ class Conv2dLayer(torch.nn.Module):
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1
         )
-        b = None if self.bias is None else self.bias.to(x.dtype)
-        return bias_act.bias_act(x, b, act=self.activation, gain=self.act_gain * gain)
+        return activate(x, self.bias, self.activation, self.act_gain * gain)
 
 
 @persistence.persistent_class
@@ -382,7 +392,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
             up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation, mask=mask,
         )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
 
     def scaled_noise(self, batch_size, mode, noise):
         """Noise map broadcastable to [N, 1, H, W], or None."""

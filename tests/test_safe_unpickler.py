@@ -176,7 +176,7 @@ def _rewritten_zip(data: bytes, **changes: object) -> bytes:
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("data/0"):
-                content = content[: changes.get("keep_bytes", len(content))]  # type: ignore[misc]
+                content = content[: changes.get("keep_bytes", len(content))]  # type: ignore[index]
             new.writestr(str(changes.get("prefix", "")) + name, content)
     return out.getvalue()
 

@@ -92,6 +92,17 @@ def _scale_and_add(y, scale, noise) -> torch.Tensor:
     return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
 
 
+def activate(x: torch.Tensor, bias, activation: str, gain: float, clamp=None) -> torch.Tensor:
+    """Bias and activation of a convolution's output, in the memory of x where autograd permits."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
+        return bias_act.bias_act(x, bias, act=activation, gain=gain, clamp=clamp)
+    # gain * lrelu(x + bias) = lrelu(gain * x + gain * bias), the gain being positive
+    torch.add(bias[:, None, None] * gain, x, alpha=gain, out=x)
+    x = torch.nn.functional.leaky_relu_(x, bias_act.activation_funcs["lrelu"].def_alpha)
+    return x if clamp is None else x.clamp_(-clamp, clamp)
+
+
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
     """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
 
@@ -179,9 +190,8 @@ class Conv2dLayer(torch.nn.Module):
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
         )
-        b = None if self.bias is None else self.bias.to(x.dtype)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act.bias_act(x, b, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
 
 
 @persistence.persistent_class
@@ -286,7 +296,7 @@ class SynthesisLayer(torch.nn.Module):
             resample_filter=self.resample_filter, flip_weight=self.up == 1, fused_modconv=fused_modconv,
         )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act.bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
 
     def noise(self, batch_size, mode):
         """Noise map broadcastable to [N, 1, H, W], or None."""
