@@ -1,0 +1,115 @@
+"""The main job in a few minutes: draw castles, train a small SSN on them, redraw a block of a generated castle.
+
+Runs in the checkout of this project (`make demo`), through the same functions as dataset_tool.py, train.py and
+generate.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.util import Logger
+from training.cli import Command
+
+RESOLUTION = 32
+NUM_CASTLES = 4000
+BLOCK = "1,1"
+
+
+@click.command(cls=Command)
+@click.option("--outdir", default="demo", show_default=True, metavar="DIR", help="Where to put everything")
+@click.option("--kimg", type=click.IntRange(min=1), default=16, show_default=True, help="Thousands of training images")
+@click.option("--minutes", type=float, default=4, show_default=True, help="Stop training after so long at the latest")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the castles")
+def main(outdir: str, kimg: int, minutes: float, seed: int) -> None:
+    """Draw castles, train a small network on them, redraw a block of a generated castle."""
+    start = time.time()
+    folder = Path(outdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    castles = draw_castles(folder, seed)
+    snapshot = train_network(castles, folder, kimg, minutes)
+    sheet = redraw_block(snapshot, folder)
+    click.echo(f"\nDone in {(time.time() - start) / 60:.1f} minutes. Look at {sheet}")
+
+
+def announce(step: str, script: str, *options: str) -> None:
+    """Say what happens next, and the command that does the same."""
+    click.echo(f"\n{step}\n  {shlex.join(['python', script, *options])}")
+
+
+def draw_castles(folder: Path, seed: int) -> Path:
+    from training.dataset_conversion import ConversionOptions, convert_dataset
+
+    castles = folder / f"castles{RESOLUTION}-seed{seed}.zip"
+    size = f"{RESOLUTION}x{RESOLUTION}"
+    announce(
+        f"1. Drawing {NUM_CASTLES} castles of {size} pixels ...", "dataset_tool.py", "--source=castles",
+        f"--dest={castles}", f"--resolution={size}", f"--max-images={NUM_CASTLES}", f"--seed={seed}",
+    )
+    options = ConversionOptions(width=RESOLUTION, height=RESOLUTION, max_images=NUM_CASTLES, seed=seed)
+    convert_dataset("castles", str(castles), options)
+    return castles
+
+
+def train_network(castles: Path, folder: Path, kimg: int, minutes: float) -> Path:
+    """Train for `kimg` thousand images or `minutes`, whichever comes first; returns the snapshot."""
+    import train
+
+    options: dict[str, Any] = dict(
+        data=str(castles), cfg="ssn", gpus=0, kimg=kimg, batch=16, tick=0.5, aug="noaug", metrics=[],
+        distortion_weight=30, distortion_interval=4, block_dim=32,
+    )
+    announce(
+        f"2. Training for {kimg},000 images, about two minutes on two cores ...", "train.py", f"--outdir={folder}",
+        f"--data={castles}", "--cfg=ssn", "--gpus=0", f"--kimg={kimg}", "--batch=16", "--aug=noaug", "--metrics=none",
+        "--lambda=30", "--distortion-interval=4", "--block-dim=32",
+    )
+    desc, args = train.setup_training_loop_kwargs(**options)
+    hurry(args)
+    args.run_dir = train.make_run_dir(str(folder), desc)
+    click.echo(f"  log: {args.run_dir}/log.txt")
+
+    from training.training_loop import training_loop
+
+    end = time.time() + 60 * minutes
+    with LogFile(os.path.join(args.run_dir, "log.txt")):
+        training_loop(**args, abort_fn=lambda: time.time() > end)
+    return max(Path(args.run_dir).glob("network-snapshot-*.pkl"))
+
+
+def hurry(args: Any) -> None:
+    """Half the channels, a higher learning rate and no path length term: a picture in minutes, not the best one."""
+    for kwargs in (args.G_kwargs.synthesis_kwargs, args.D_kwargs):
+        kwargs.update(channel_base=16 * RESOLUTION, channel_max=32)
+    for kwargs in (args.G_opt_kwargs, args.D_opt_kwargs):
+        kwargs.update(lr=0.004)
+    args.loss_kwargs.update(pl_weight=0)
+    args.update(ema_kimg=1, image_snapshot_ticks=None, network_snapshot_ticks=10**9)
+
+
+class LogFile(Logger):
+    """Sends what is printed to a file only; the live progress line still finds the terminal behind it."""
+
+    def __init__(self, file_name: str):
+        super().__init__(file_name)
+        self._sinks.remove(self.console)
+
+
+def redraw_block(snapshot: Path, folder: Path) -> Path:
+    """Eight variants of one block; returns the contact sheet."""
+    import generate
+
+    arguments = [f"--network={snapshot}", "--seeds=1", f"--resample-block={BLOCK}", f"--outdir={folder / 'images'}"]
+    announce(f"3. Redrawing block ({BLOCK}) eight times ...", "generate.py", *arguments)
+    generate.main(arguments, standalone_mode=False)
+    return folder / "images" / "seed0001-sheet.png"
+
+
+if __name__ == "__main__":
+    main()
