@@ -41,7 +41,10 @@ class CommaSeparated(click.ParamType):
 @click.command(cls=Command, epilog=EXAMPLES)
 # General.
 @click.option("--outdir", required=True, metavar="DIR", help="Where to put the run's folder")
-@click.option("--gpus", type=int, metavar="INT", help="Number of GPUs; 0 = use the CPU  [default: 1]")
+@click.option(
+    "--gpus", type=int, metavar="INT",
+    help="Number of GPUs; 0 = use the CPU  [default: 1, or the CPU where there is no GPU]",
+)
 @click.option("--snap", type=int, metavar="INT", help="Save images and networks every so many ticks  [default: 50]")
 @click.option("--tick", type=float, metavar="KIMG", help="Length of a tick in thousands of images  [default: 4]")
 @click.option("--metrics", type=CommaSeparated(), help='Comma-separated, or "none"  [default: fid50k_full]')
@@ -111,7 +114,7 @@ def launch(desc: str, args: EasyDict, outdir: str) -> None:
     if args.num_gpus > 1:
         raise UserError(f"--gpus must be 0 or 1 in this version, which trains in one process, got {args.num_gpus}")
     resume = args.get("resume_pkl")
-    if resume and not dnnlib.util.is_url(resume) and not os.path.isfile(resume):
+    if resume and not dnnlib.util.is_url(resume, allow_file_urls=True) and not os.path.isfile(resume):
         known = ", ".join(config.RESUME_FILES)
         raise UserError(f"--resume must be an existing file, a URL, noresume or one of {known}, got {resume}")
     if os.path.exists(outdir) and not os.path.isdir(outdir):
@@ -130,10 +133,10 @@ def launch(desc: str, args: EasyDict, outdir: str) -> None:
 
 
 def make_run_dir(outdir: str, desc: str) -> str:
-    """Create `<outdir>/<id>-<desc>`, where id is one above the highest that starts a folder's name there."""
+    """Create `<outdir>/<id>-<desc>`, where id is one above the highest that starts a name there."""
     os.makedirs(outdir, exist_ok=True)
     while True:
-        ids = [int(m[0]) for e in os.scandir(outdir) if e.is_dir() and (m := re.match(r"\d+", e.name))]
+        ids = [int(m[0]) for name in os.listdir(outdir) if (m := re.match(r"\d+", name))]
         run_dir = os.path.join(outdir, f"{max(ids, default=-1) + 1:05d}-{desc}")
         try:
             os.mkdir(run_dir)

@@ -184,6 +184,8 @@ def _edit(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]
         from ssn_plugin import host  # imports torch
 
         networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+    if device == "cpu":
+        args["preview_size"] = [16, 8]  # a full preview of 8K takes as long as many steps
     block_dim = BLOCK_DIM_CPU if device == "cpu" else BLOCK_DIM_CUDA
     return apply_options(args, given, block_dim, networks)
 

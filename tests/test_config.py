@@ -84,9 +84,15 @@ def test_missing_data_is_refused():
 
 
 def test_images_that_are_not_square_powers_of_two_are_refused(tmp_path):
-    rule = "--data must hold square images with a power of two as side, got"
+    rule = "--data must hold square images with a power of two, at least 8, as side, got"
     assert refusal(data=write_images(tmp_path / "wide", size=(32, 16))) == f"{rule} 32x16"
     assert refusal(data=write_images(tmp_path / "odd", size=(12, 12))) == f"{rule} 12x12"
+    assert refusal(data=write_images(tmp_path / "tiny", size=(4, 4))) == f"{rule} 4x4"
+
+
+def test_filters_of_small_images_are_refused(tmp_path):
+    small = write_images(tmp_path / "small", size=(16, 16))
+    assert refusal(data=small, augpipe="bgcf") == "--augpipe filters images of more than 21 pixels only, got bgcf"
 
 
 def test_a_subset_beyond_the_data_set_is_refused(data):

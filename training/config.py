@@ -322,12 +322,16 @@ def _add_training_set(args: EasyDict, opts: TrainOptions) -> list[str]:
     kwargs = EasyDict(class_name="training.dataset.ImageFolderDataset", path=opts.data, use_labels=bool(opts.cond))
     try:
         with contextlib.closing(dnnlib.util.construct_class_by_name(**kwargs)) as dataset:
-            name, count, (_, height, width) = dataset.name, len(dataset), dataset.image_shape
+            name, count, (channels, height, width) = dataset.name, len(dataset), dataset.image_shape
             has_labels = dataset.has_labels
     except (OSError, ValueError) as err:
         raise UserError(f"--data: {err}") from err
-    square_power_of_two = height == width >= 4 and width & (width - 1) == 0
-    _require(square_power_of_two, "data", "must hold square images with a power of two as side", f"{width}x{height}")
+    square_power_of_two = height == width >= 8 and width & (width - 1) == 0
+    rule = "must hold square images with a power of two, at least 8, as side"
+    _require(square_power_of_two, "data", rule, f"{width}x{height}")
+    _require(channels in (1, 3), "data", "must hold gray or RGB images", f"{channels} channels in {opts.data}")
+    filters = opts.aug != "noaug" and "imgfilter" in AUGPIPES[opts.augpipe or "bgc"]
+    _require(not filters or width > 21, "augpipe", "filters images of more than 21 pixels only", opts.augpipe)
     _require(has_labels or not opts.cond, "cond", "needs labels in dataset.json", f"none in {opts.data}")
 
     kwargs.update(resolution=width, max_size=count, xflip=bool(opts.mirror))

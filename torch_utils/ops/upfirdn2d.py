@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from torch_utils import misc
+
 Scaling = int | Sequence[int]
 Padding = int | Sequence[int]
 
@@ -155,6 +157,8 @@ def _polyphase(x, f, up, down, pads):
         return _depthwise(x, f.expand(c, 1, *f.shape), pads, stride=(down[1], down[0]))
     rows, y_pads, out_h = _phase_plan(x.shape[2], f.shape[0], up[1], pads[2:])
     cols, x_pads, out_w = _phase_plan(x.shape[3], f.shape[1], up[0], pads[:2])
+    # Indices that are on the device already spare a GPU the wait for the host.
+    rows, cols = (misc.constant(taps, dtype=torch.int64, device=f.device) for taps in (rows, cols))
     taps = F.pad(f, [0, 1, 0, 1])[rows[:, :, None, None], cols]            # [up_y, k, up_x, k], index -1 reads a zero
     taps = taps.permute(0, 2, 1, 3).reshape(-1, 1, rows.shape[1], cols.shape[1])
     y = _depthwise(x, taps.repeat(c, 1, 1, 1), (*x_pads, *y_pads))          # [N, C*up_y*up_x, h, w]
