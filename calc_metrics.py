@@ -1,0 +1,241 @@
+"""Measure the quality of a trained network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from training.cli import Command, network_option
+
+DATASET_CLASS = "training.dataset.ImageFolderDataset"
+
+EPILOG = """\b
+Metrics:
+  fid50k_full  kid50k_full  pr50k3_full  is50k           Inception and VGG16 features
+  ppl2_wend                                              path length
+  fid50k kid50k pr50k3 ppl_zfull ppl_wfull ppl_zend ppl_wend   as in older papers
+  ssn_distortion1k  ssn_leak1k  ssn_consistency5k  ssn_lpips1k  of Spatially Stochastic Networks
+  rfid5k_full  rkid5k_full  swd5k_full                   without any pretrained file
+Any sample count works: fid5k_full, kid500, pr2k3, ppl2k_wend, ssn_distortion500. docs/metrics.md explains them all.
+
+\b
+Examples:
+  python calc_metrics.py --network=network-snapshot.pkl --metrics=rfid5k_full,ssn_distortion1k
+  python calc_metrics.py report run1/metric-fid50k_full.jsonl run2/metric-fid50k_full.jsonl
+"""
+
+
+class MetricsCommand(Command, click.Group):
+    """A command that measures by itself and has sub-commands beside."""
+
+
+@click.group(cls=MetricsCommand, invoke_without_command=True, epilog=EPILOG)
+@network_option(required=False)
+@click.option("--metrics", default="fid50k_full", show_default=True, metavar="NAMES", help="Comma-separated list")
+@click.option("--data", metavar="PATH", help="Folder or zip of real images  [default: those it was trained on]")
+@click.option("--mirror", type=bool, metavar="BOOL", help="Add mirrored real images  [default: as in training]")
+@click.option("--gpus", type=click.IntRange(min=0), default=1, show_default=True, metavar="INT",
+              help="Processes, one per GPU; 0 is the CPU, which serves without a GPU too")
+@click.option("--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="Show progress")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="INT",
+              help="Of latents, labels, noise and subsets")
+@click.option("--batch", type=click.IntRange(min=1), metavar="INT",
+              help="Items at a time; changes speed and memory, not the result  [default: the metric's own]")
+@click.option("--detectors", metavar="DIR", help="Folder with the detector files, for machines without a network")
+@click.option("--classifiers", multiple=True, metavar="FILE",
+              help="TorchScript attribute classifier, for ls*; may be repeated")
+@click.option("--ppl-histogram", is_flag=True, help="ppl*: also save the distribution and images of its ends")
+@click.option("--outdir", metavar="DIR", help="Where files and result lines go  [default: the training run's folder]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per result instead of a table")
+@click.option("--cache", type=bool, default=True, show_default=True, metavar="BOOL",
+              help="Keep and reuse the statistics of real images")
+@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@click.pass_context
+def main(ctx: click.Context, **options: Any) -> None:
+    """Measure the quality of a trained network."""
+    if ctx.invoked_subcommand is None:
+        if options["network"] is None:
+            raise click.UsageError("--network is required")
+        measure(**options)
+
+
+@main.command(cls=Command)
+@click.argument("first", metavar="FILE")
+@click.argument("second", metavar="FILE")
+@click.pass_context
+def report(ctx: click.Context, first: str, second: str) -> None:
+    """Compare two result files (metric-*.jsonl), and say whether their numbers are comparable.
+
+    The exit code is 0 if all are, else 1.
+    """
+    from metrics.report import compare_files, format_comparison
+
+    comparisons = compare_files(first, second)
+    for comparison in comparisons:
+        click.echo(format_comparison(comparison))
+    ctx.exit(0 if all(comparison.verdict == "comparable" for comparison in comparisons) else 1)
+
+
+def measure(
+    network: str, metrics: str, data: str | None, mirror: bool | None, gpus: int, detectors: str | None,
+    outdir: str | None, as_json: bool, verbose: bool, trust_pickle: bool, **options: Any,
+) -> None:
+    """Check everything that can be checked, then measure, in as many processes as asked for."""
+    from metrics import detectors as detector_files
+    from metrics import metric_main
+    from training.network_files import resolve_network
+    from training.plugins import import_plugins
+
+    import_plugins()
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in names or [metrics]:
+        metric_main.check_metric(name)
+    if detectors is not None:
+        detector_files.set_detector_dir(detectors)
+    for path in options["classifiers"]:
+        if not os.path.isfile(path):
+            raise ValueError(f"classifier {path} is not a file")
+    if outdir is not None:
+        os.makedirs(outdir, exist_ok=True)
+    resolve_network(network)
+    run_dir = outdir or training_folder(network)
+    if options["ppl_histogram"] and run_dir is None:
+        raise ValueError("--ppl-histogram needs a folder for its files: name one with --outdir")
+    for url in dict.fromkeys(filter(None, map(metric_main.detector_of, names))):
+        detector_files.fetch(url, verbose=verbose)
+    job = dict(
+        network=network, names=names, data=data, mirror=mirror, detectors=detectors, as_json=as_json, run_dir=run_dir,
+        verbose=verbose, trust_pickle=trust_pickle, num_gpus=max(gpus, 1), on_cpu=gpus == 0,
+        options=options)
+    if gpus > 1:
+        launch(job, gpus)
+    else:
+        run_process(0, job, None)
+
+
+def training_folder(network: str) -> str | None:
+    """The folder of the network file, if it is that of a training run; results are collected there."""
+    folder = os.path.dirname(os.path.abspath(network))
+    return folder if os.path.isfile(os.path.join(folder, "training_options.json")) else None
+
+
+def launch(job: dict[str, Any], num_processes: int) -> None:
+    """Run the job in several processes; an error in one of them ends all and is raised here."""
+    import torch
+
+    if torch.cuda.is_available() and not job["on_cpu"] and num_processes > torch.cuda.device_count():
+        raise ValueError(f"--gpus must be at most {torch.cuda.device_count()}, the number of GPUs, got {num_processes}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            torch.multiprocessing.spawn(run_process, args=(job, os.path.join(folder, "rendezvous")),
+                                        nprocs=num_processes)
+        except torch.multiprocessing.ProcessRaisedException as err:
+            raise ValueError(str(err).strip().splitlines()[-1]) from err
+
+
+def run_process(rank: int, job: dict[str, Any], rendezvous: str | None) -> None:
+    """One process of the job: measure, and on rank 0 print and save."""
+    import torch
+
+    from metrics import detectors as detector_files
+    from metrics import metric_main, metric_utils
+    from metrics.report import format_table
+    from training.network_files import load_networks
+    from training.plugins import import_plugins
+
+    import_plugins()
+    detector_files.set_detector_dir(job["detectors"])
+    device = torch.device("cpu") if job["on_cpu"] else metric_utils.default_device(rank)
+    with process_group(rank, job["num_gpus"], device, rendezvous):
+        networks = load_networks(job["network"], trust=job["trust_pickle"])
+        G, trained_on = networks["G_ema"], dict(networks.get("training_set_kwargs") or {})
+        dataset_kwargs = choose_dataset(G, trained_on, job["data"], job["mirror"], job["trust_pickle"])
+        progress = metric_utils.ProgressMonitor(verbose=job["verbose"] and rank == 0)
+        as_table = rank == 0 and wants_table(job["as_json"])
+        results = []
+        for name in job["names"]:
+            if rank == 0 and job["verbose"]:
+                click.echo(f"Calculating {name}...", err=True)
+            with one_line_warnings():
+                result = metric_main.calc_metric(
+                    name, G=G, dataset_kwargs=dataset_kwargs, num_gpus=job["num_gpus"], rank=rank, device=device,
+                    progress=progress, outdir=job["run_dir"], **map_options(job["options"]))
+            results.append(result)
+            if rank == 0:
+                metric_main.report_metric(result, run_dir=job["run_dir"], snapshot_pkl=job["network"], silent=as_table)
+        if as_table:
+            click.echo(format_table(results))
+
+
+def wants_table(as_json: bool) -> bool:
+    """A person at a terminal gets a table, a program JSON lines."""
+    return not as_json and sys.stdout.isatty()
+
+
+def map_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of this command -> those of `MetricOptions`."""
+    return dict(seed=options["seed"], batch_size=options["batch"], cache=options["cache"],
+                classifiers=options["classifiers"], ppl_histogram=options["ppl_histogram"])
+
+
+@contextlib.contextmanager
+def process_group(rank: int, num_processes: int, device: Any, rendezvous: str | None) -> Iterator[None]:
+    """Connect the processes: NCCL between GPUs, gloo between CPUs."""
+    if num_processes == 1 or rendezvous is None:
+        yield
+        return
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(
+        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=num_processes)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def choose_dataset(
+    G: Any, trained_on: dict[str, Any], data: str | None, mirror: bool | None, trust_pickle: bool = False
+) -> dict[str, Any]:
+    """Options of the data set to compare with; empty if none is known, which some metrics do without."""
+    if data is not None:
+        kwargs: dict[str, Any] = dict(class_name=DATASET_CLASS, path=data)
+        if not os.path.exists(data):
+            raise ValueError(f"data set {data} does not exist")
+    elif trained_on:
+        kwargs = dict(trained_on)
+        if kwargs.get("class_name") != DATASET_CLASS and not trust_pickle:   # the name is called with arguments at hand
+            raise ValueError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data "
+                             f"with --data, or allow the class with --trust-pickle")
+    else:
+        return {}
+    kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)
+    if mirror is not None:
+        kwargs["xflip"] = mirror
+    return kwargs
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Show warnings of the metrics without the source line that raised them."""
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+if __name__ == "__main__":
+    main()

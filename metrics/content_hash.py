@@ -1,0 +1,93 @@
+"""Fingerprints of what a result depends on: files, data sets and networks, by content and never by name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+import dnnlib
+from training.dataset import LABEL_FILE, is_image_name, list_folder
+
+CHUNK = 1 << 20   # bytes
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_network(network: torch.nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
+        digest.update(array.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_dataset(path: str) -> str:
+    """SHA-256 over name, length and CRC-32 of every image and of the labels.
+
+    A folder and a zip of the same files have the same hash. A zip keeps the checksums in its directory (and Python
+    verifies them whenever an image is read), so it is not read through. A folder is, unless the inode, length and times
+    of all its files are those of an earlier call: its hash is then taken from the cache.
+    """
+    if not os.path.isdir(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if _counts(i.filename)]
+        except zipfile.BadZipFile as err:
+            raise OSError(f"{path} is not a readable zip archive: {err}") from err
+        return _hash_entries(entries)
+
+    names = sorted(name for name in list_folder(path) if _counts(name))
+    identity = _hash_entries([(name, *_file_identity(os.path.join(path, name))) for name in names])
+    memo_path = dnnlib.make_cache_dir_path("gan-metrics", f"folder-{identity}.json")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(memo_path, encoding="utf-8") as file:
+        return str(json.load(file)["content"])
+    content = _hash_entries([(name, *_length_and_crc(os.path.join(path, name))) for name in names])
+    os.makedirs(os.path.dirname(memo_path), exist_ok=True)
+    with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
+        json.dump(dict(folder=os.path.abspath(path), content=content), file)
+    return content
+
+
+def _counts(name: str) -> bool:
+    return name == LABEL_FILE or is_image_name(name)
+
+
+def _hash_entries(entries: list[tuple[Any, ...]]) -> str:
+    return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
+
+
+def _file_identity(path: str) -> tuple[int, ...]:
+    """Changes with every write: the inode's change time cannot be set back by a program."""
+    info = os.stat(path)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _length_and_crc(path: str) -> tuple[int, int]:
+    length = crc = 0
+    for chunk in _chunks(path):
+        length += len(chunk)
+        crc = zlib.crc32(chunk, crc)
+    return length, crc
+
+
+def _chunks(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

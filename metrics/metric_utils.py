@@ -1,0 +1,419 @@
+"""From images to feature statistics: what the metrics share.
+
+Letters: N items, F features, C channels, R resolution. Real and generated images reach a detector as uint8 0..255
+`[N, 3, R, R]`; detectors resize on their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import pickle
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import dnnlib
+
+from . import content_hash, detectors, sampling
+from .progress import ProgressMonitor
+
+__all__ = [
+    "FeatureStats", "MetricOptions", "ProgressMonitor", "compute_feature_stats_for_dataset",
+    "compute_feature_stats_for_generator", "get_feature_detector", "get_feature_detector_name",
+]
+
+DEFAULT_LOADER_KWARGS = dict(pin_memory=True, num_workers=3, prefetch_factor=2)
+
+
+class MetricOptions:
+    """What to measure, and where."""
+
+    def __init__(
+        self,
+        G: Any = None,                                  # the generator
+        G_kwargs: dict[str, Any] | None = None,         # passed on to G, as noise_mode or truncation_psi
+        dataset_kwargs: dict[str, Any] | None = None,   # class_name, path, ...
+        num_gpus: int = 1,
+        rank: int = 0,
+        device: torch.device | None = None,             # None: the GPU of this rank, or the CPU where there is none
+        progress: ProgressMonitor | None = None,
+        cache: bool = True,                             # keep and reuse the statistics of the real images
+        seed: int | None = None,   # of latents, noise, labels; None: 0, but KID subsets from numpy's global generator
+        batch_size: int | None = None,                  # None: the metric's own
+        outdir: str | None = None,                      # where metrics that make files put them; None: no files
+        classifiers: Sequence[str] = (),                # TorchScript files of the linear separability metric
+        ppl_histogram: bool = False,                    # path length also saves its distribution to `outdir`
+    ):
+        if not 0 <= rank < num_gpus:
+            raise ValueError(f"rank must be below the number of processes {num_gpus}, got {rank}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch size must be at least 1, got {batch_size}")
+        self.G = G
+        self.G_kwargs = dnnlib.EasyDict(G_kwargs or {})
+        self.dataset_kwargs = dnnlib.EasyDict(dataset_kwargs or {})
+        self.num_gpus = num_gpus
+        self.rank = rank
+        self.device = device if device is not None else default_device(rank)
+        self.progress = (progress or ProgressMonitor()).sub() if rank == 0 else ProgressMonitor()
+        self.cache = cache
+        self.seed = seed
+        self.batch_size = batch_size
+        self.outdir = outdir
+        self.classifiers = list(classifiers)
+        self.ppl_histogram = ppl_histogram
+        self.provenance = dnnlib.EasyDict()   # filled while a metric runs: what the number depends on
+
+
+def default_device(rank: int) -> torch.device:
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+# Detectors ---------------------------------------------------------------------------------------
+
+
+_loaded_detectors: dict[tuple[str, str], torch.nn.Module] = {}
+
+
+def get_feature_detector_name(url: str) -> str:
+    """Stem of the detector's file name."""
+    return os.path.splitext(detectors.file_name(url))[0]
+
+
+def get_feature_detector(
+    url: str,
+    device: torch.device | str = torch.device("cpu"),  # noqa: B008 - an immutable value
+    num_gpus: int = 1,
+    rank: int = 0,
+    verbose: bool = False,
+) -> torch.nn.Module:
+    """The detector, loaded once per process and device. Rank 0 goes first, so that only one process downloads."""
+    key = (url, str(device))
+    if key not in _loaded_detectors:
+        if num_gpus > 1 and rank != 0:
+            torch.distributed.barrier()
+        _loaded_detectors[key] = detectors.load(url, device, verbose=verbose and rank == 0)
+        if num_gpus > 1 and rank == 0:
+            torch.distributed.barrier()
+    return _loaded_detectors[key]
+
+
+def run_detector(opts: MetricOptions, url: str, detector_kwargs: dict[str, Any], img: torch.Tensor) -> torch.Tensor:
+    """Features `[N, F]` of uint8 images `[N, 1 or 3, R, R]`."""
+    detector = get_feature_detector(url, opts.device, opts.num_gpus, opts.rank, opts.progress.verbose)
+    with torch.no_grad():
+        features = detector(sampling.to_three_channels(img).to(opts.device), **detector_kwargs)
+    return detectors.check_output(features, url, len(img), detector_kwargs)
+
+
+# Feature statistics ------------------------------------------------------------------------------
+
+
+class FeatureStats:
+    """Features of a set of images: all of them, or their mean and covariance, or both."""
+
+    def __init__(self, capture_all: bool = False, capture_mean_cov: bool = False, max_items: int | None = None):
+        self.capture_all = capture_all
+        self.capture_mean_cov = capture_mean_cov
+        self.max_items = max_items
+        self.num_items = 0
+        self.num_features: int | None = None
+        self.all_features: list[np.ndarray] | None = None
+        self.raw_mean: np.ndarray | None = None   # sum of the features, float64 [F]
+        self.raw_cov: np.ndarray | None = None    # sum of their outer products, float64 [F, F]
+
+    def set_num_features(self, num_features: int) -> None:
+        if self.num_features is None:
+            self.num_features = num_features
+            self.all_features = []
+            self.raw_mean = np.zeros([num_features], dtype=np.float64)
+            self.raw_cov = np.zeros([num_features, num_features], dtype=np.float64)
+        elif self.num_features != num_features:
+            raise ValueError(f"features must stay {self.num_features} wide, got {num_features}")
+
+    def is_full(self) -> bool:
+        return self.max_items is not None and self.num_items >= self.max_items
+
+    def append(self, x: np.ndarray) -> None:
+        """Add rows `[N, F]`; what exceeds `max_items` is dropped."""
+        x = np.asarray(x, dtype=np.float32)
+        if x.ndim != 2:
+            raise ValueError(f"features must be [N, F], got {list(x.shape)}")
+        if self.max_items is not None:
+            x = x[: max(self.max_items - self.num_items, 0)]
+            if len(x) == 0:
+                return
+        self.set_num_features(x.shape[1])
+        assert self.all_features is not None and self.raw_mean is not None and self.raw_cov is not None
+        self.num_items += len(x)
+        if self.capture_all:
+            self.all_features.append(x)
+        if self.capture_mean_cov:
+            x64 = x.astype(np.float64)
+            self.raw_mean += x64.sum(axis=0)
+            self.raw_cov += x64.T @ x64
+
+    def append_torch(self, x: torch.Tensor, num_gpus: int = 1, rank: int = 0) -> None:
+        """Add rows of all processes, interleaved: the first row of every rank, then the second rows, and so on."""
+        if x.ndim != 2:
+            raise ValueError(f"features must be [N, F], got {list(x.shape)}")
+        if num_gpus > 1:
+            parts = [torch.empty_like(x) for _ in range(num_gpus)]
+            torch.distributed.all_gather(parts, x.contiguous())
+            x = torch.stack(parts, dim=1).flatten(0, 1)
+        self.append(x.float().cpu().numpy())
+
+    def get_all(self) -> np.ndarray:
+        """All rows, float32 `[N, F]`."""
+        if not self.capture_all:
+            raise ValueError("all features were not captured: the statistics need capture_all=True")
+        if not self.all_features:
+            return np.zeros([0, self.num_features or 0], dtype=np.float32)
+        if len(self.all_features) > 1:
+            self.all_features = [np.concatenate(self.all_features)]   # joined once, not twice in memory
+        return self.all_features[0]
+
+    def get_all_torch(self) -> torch.Tensor:
+        return torch.from_numpy(self.get_all())
+
+    def get_mean_cov(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean `[F]` and biased covariance `[F, F]`, float64."""
+        if not self.capture_mean_cov:
+            raise ValueError("the covariance was not captured: the statistics need capture_mean_cov=True")
+        if self.raw_mean is None or self.raw_cov is None or self.num_items == 0:
+            raise ValueError("there are no features to average")
+        mean = self.raw_mean / self.num_items
+        return mean, self.raw_cov / self.num_items - np.outer(mean, mean)
+
+    def save(self, pkl_file: str | os.PathLike) -> None:
+        """Write a pickle of the attribute dict, atomically."""
+        with dnnlib.util.open_atomic(pkl_file) as file:
+            pickle.dump(self.__dict__, file)
+
+    @staticmethod
+    def load(pkl_file: str | os.PathLike) -> FeatureStats:
+        """Read what `save` wrote. `ValueError` for anything else; nothing in the file is executed."""
+        try:
+            with open(pkl_file, "rb") as file:
+                state = _ArrayUnpickler(file).load()
+            stats = FeatureStats(state["capture_all"], state["capture_mean_cov"], state["max_items"])
+            if set(state) != set(stats.__dict__):
+                raise ValueError("unknown attributes")
+            stats.__dict__.update(state)
+        except OSError:
+            raise
+        except Exception as err:  # a damaged pickle raises nearly anything
+            raise ValueError(f"{pkl_file} does not hold feature statistics: {err}") from err
+        return stats
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain containers and numpy arrays."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = ("_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype")
+        if module.split(".")[0] == "numpy" and name in allowed:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed here")
+
+
+# Real images -------------------------------------------------------------------------------------
+
+
+def open_dataset(opts: MetricOptions) -> Any:
+    """The data set of the options; `ValueError` unless its images have the shape that the network makes."""
+    if "class_name" not in opts.dataset_kwargs:
+        raise ValueError("this metric needs real images, and no data set is known: name one with --data")
+    dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
+    G = opts.G
+    if hasattr(G, "img_resolution") and hasattr(G, "img_channels"):
+        made = [G.img_channels, G.img_resolution, G.img_resolution]
+        if list(dataset.image_shape) != made:
+            raise ValueError(f"data set {dataset.name} has images of shape {list(dataset.image_shape)}, "
+                             f"the network makes {made}")
+    return dataset
+
+
+def label_source(opts: MetricOptions) -> tuple[sampling.LabelFn | None, int]:
+    """Label number -> vector, and how many there are: the labels of the data set, for a conditional network."""
+    if not opts.G.c_dim:
+        return None, 0   # then the data set need not even exist
+    dataset = open_dataset(opts)
+    if dataset.label_dim != opts.G.c_dim:
+        raise ValueError(f"the network takes labels of width {opts.G.c_dim}, data set {dataset.name} has width "
+                         f"{dataset.label_dim}")
+    return dataset.get_label, len(dataset)
+
+
+def iterate_images(
+    opts: MetricOptions, dataset: Any, num_items: int, batch_size: int, data_loader_kwargs: dict[str, Any] | None = None
+) -> Iterator[torch.Tensor]:
+    """Batches of this rank's share of the first `num_items` images, uint8 `[N, C, R, R]`.
+
+    All ranks get batches of one size; where the items do not divide evenly, the list starts over for the last ones.
+    """
+    kwargs = dict(DEFAULT_LOADER_KWARGS if data_loader_kwargs is None else data_loader_kwargs)
+    kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and opts.device.type == "cuda"
+    # On a CPU the detector keeps all cores busy, and reading takes a few per cent of its time: processes only get in
+    # the way. For a single batch starting them takes longer than reading.
+    if opts.device.type == "cpu" or num_items <= batch_size:
+        kwargs["num_workers"] = 0
+    kwargs["num_workers"] = min(kwargs.get("num_workers", 0), os.cpu_count() or 1)
+    if kwargs["num_workers"] == 0:
+        kwargs.pop("prefetch_factor", None)
+    share = -(-num_items // opts.num_gpus)
+    indices = [(i * opts.num_gpus + opts.rank) % num_items for i in range(share)]
+    for images, _labels in torch.utils.data.DataLoader(dataset, sampler=indices, batch_size=batch_size, **kwargs):
+        yield images
+
+
+def compute_feature_stats_for_dataset(
+    opts: MetricOptions,
+    detector_url: str,
+    detector_kwargs: dict[str, Any],
+    rel_lo: float = 0,
+    rel_hi: float = 1,
+    batch_size: int = 64,
+    data_loader_kwargs: dict[str, Any] | None = None,
+    max_items: int | None = None,
+    **stats_kwargs: Any,            # of FeatureStats
+) -> FeatureStats:
+    """Statistics of the first `max_items` real images, from the cache if the same content was measured before."""
+    dataset = open_dataset(opts)
+    num_items = len(dataset) if max_items is None else min(len(dataset), max_items)
+    if num_items < 2:
+        raise ValueError(f"data set {dataset.name} gives {num_items} image: a distribution needs at least 2")
+    data_hash = hash_of_dataset(opts)
+    detector_hash = _on_rank_0(opts, lambda: detectors.get_hash(detector_url))
+    opts.provenance.update(num_real=num_items, data=data_hash, detector=detector_hash,
+                           detector_name=get_feature_detector_name(detector_url), resize="inside the detector")
+
+    cache_file = None
+    if opts.cache and data_hash is not None:
+        cache_file = _cache_file(opts, dataset.name, detector_url, detector_kwargs, stats_kwargs, num_items,
+                                 data_hash, detector_hash)
+        stats = _read_cache(opts, cache_file)
+        if stats is not None:
+            return stats
+
+    stats = FeatureStats(max_items=num_items, **stats_kwargs)
+    progress = opts.progress.sub(tag="dataset features", num_items=num_items, rel_lo=rel_lo, rel_hi=rel_hi)
+    batch_size = opts.batch_size or batch_size
+    for images in iterate_images(opts, dataset, num_items, batch_size, data_loader_kwargs):
+        features = run_detector(opts, detector_url, detector_kwargs, images)
+        stats.append_torch(features, num_gpus=opts.num_gpus, rank=opts.rank)
+        progress.update(stats.num_items)
+
+    if cache_file is not None and opts.rank == 0:
+        os.makedirs(os.path.dirname(cache_file), exist_ok=True)
+        stats.save(cache_file)
+    return stats
+
+
+def hash_of_dataset(opts: MetricOptions) -> str | None:
+    """Content hash of the data set's file or folder; None for data sets without one, which are never cached."""
+    path = opts.dataset_kwargs.get("path")
+    if not isinstance(path, str | os.PathLike) or not os.path.exists(path):
+        return None
+    return _on_rank_0(opts, lambda: content_hash.hash_dataset(os.fspath(path)))
+
+
+def _on_rank_0(opts: MetricOptions, compute: Any) -> Any:
+    """What `compute()` returns on rank 0, on every rank."""
+    if opts.num_gpus == 1:
+        return compute()
+    box = [compute() if opts.rank == 0 else None]
+    torch.distributed.broadcast_object_list(box, src=0, device=opts.device)
+    return box[0]
+
+
+def _cache_file(
+    opts: MetricOptions, dataset_name: str, detector_url: str, detector_kwargs: dict, stats_kwargs: dict,
+    num_items: int, data_hash: str, detector_hash: str,
+) -> str:
+    """Everything the statistics depend on; the place of the data set is not among it, its content is."""
+    dataset_kwargs = {key: value for key, value in opts.dataset_kwargs.items() if key != "path"}
+    args = dict(dataset_kwargs=sorted(dataset_kwargs.items()), detector_url=detector_url,
+                detector_kwargs=detector_kwargs, stats_kwargs=stats_kwargs, num_items=num_items, data_hash=data_hash,
+                detector_hash=detector_hash)
+    md5 = hashlib.md5(repr(sorted(args.items())).encode(), usedforsecurity=False).hexdigest()
+    name = f"{dataset_name}-{get_feature_detector_name(detector_url).replace(':', '-')}-{md5}.pkl"
+    return dnnlib.make_cache_dir_path("gan-metrics", name)
+
+
+def _read_cache(opts: MetricOptions, cache_file: str) -> FeatureStats | None:
+    """Statistics of an earlier run; None if there are none, or if the file is damaged (then they are made anew)."""
+
+    def read() -> FeatureStats | None:
+        if not os.path.isfile(cache_file):
+            return None
+        try:
+            return FeatureStats.load(cache_file)
+        except (OSError, ValueError) as err:
+            warnings.warn(f"cached statistics are made anew: {err}", stacklevel=2)
+            return None
+
+    if opts.num_gpus == 1:
+        return read()
+    # Rank 0 decides for all: the file may appear or vanish between the looks of two processes.
+    stats = read() if opts.rank == 0 else None
+    if not _on_rank_0(opts, lambda: stats is not None):
+        return None
+    return stats if opts.rank == 0 else FeatureStats.load(cache_file)
+
+
+# Generated images --------------------------------------------------------------------------------
+
+
+def frozen_generator(opts: MetricOptions) -> Any:
+    """A copy of the network on the device, in evaluation mode: the caller's may be in training."""
+    return copy.deepcopy(opts.G).eval().requires_grad_(False).to(opts.device)
+
+
+def iterate_generated(
+    opts: MetricOptions, num_items: int, batch_size: int, batch_gen: int | None = None
+) -> Iterator[torch.Tensor]:
+    """Batches of this rank's share of the first `num_items` generated images, uint8 `[N, C, R, R]`."""
+    batch_gen = min(batch_gen or min(batch_size, 4), batch_size)
+    label_fn, num_labels = label_source(opts)
+    G = frozen_generator(opts)
+    share = -(-num_items // opts.num_gpus)
+    indices = [i * opts.num_gpus + opts.rank for i in range(share)]
+    for start in range(0, share, batch_size):
+        batch = indices[start : start + batch_size]
+        with torch.no_grad():
+            images = [
+                sampling.to_uint8(sampling.generate_images(
+                    G, batch[i : i + batch_gen], opts.seed or 0, opts.device, label_fn, num_labels, opts.G_kwargs))
+                for i in range(0, len(batch), batch_gen)]
+        yield torch.cat(images)
+
+
+def compute_feature_stats_for_generator(
+    opts: MetricOptions,
+    detector_url: str,
+    detector_kwargs: dict[str, Any],
+    rel_lo: float = 0,
+    rel_hi: float = 1,
+    batch_size: int = 64,
+    batch_gen: int | None = None,   # images that the network makes at a time; None: min(batch_size, 4)
+    jit: bool = False,              # accepted for compatibility; networks are not traced, which torch deprecated
+    **stats_kwargs: Any,            # of FeatureStats; max_items is required
+) -> FeatureStats:
+    """Statistics of `max_items` generated images, rounded to uint8 as the host does."""
+    stats = FeatureStats(**stats_kwargs)
+    if stats.max_items is None or stats.max_items < 1:
+        raise ValueError(f"the number of generated images must be at least 1, got {stats.max_items}")
+    opts.provenance.update(num_generated=stats.max_items, rounding="x * 127.5 + 128, clamped, truncated to uint8",
+                           detector=_on_rank_0(opts, lambda: detectors.get_hash(detector_url)),
+                           detector_name=get_feature_detector_name(detector_url), resize="inside the detector")
+    progress = opts.progress.sub(tag="generator features", num_items=stats.max_items, rel_lo=rel_lo, rel_hi=rel_hi)
+    for images in iterate_generated(opts, stats.max_items, opts.batch_size or batch_size, batch_gen):
+        features = run_detector(opts, detector_url, detector_kwargs, images)
+        stats.append_torch(features, num_gpus=opts.num_gpus, rank=opts.rank)
+        progress.update(stats.num_items)
+    return stats
