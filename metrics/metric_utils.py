@@ -153,9 +153,9 @@ class FeatureStats:
         if self.capture_all:
             self.all_features.append(x)
         if self.capture_mean_cov:
-            x64 = x.astype(np.float64)
-            self.raw_mean += x64.sum(axis=0)
-            self.raw_cov += x64.T @ x64
+            x64 = torch.from_numpy(x.astype(np.float64))
+            self.raw_mean += x64.sum(dim=0).numpy()
+            torch.from_numpy(self.raw_cov).addmm_(x64.T, x64)   # in place: a sum of 2048 x 2048 numbers costs time
 
     def append_torch(self, x: torch.Tensor, num_gpus: int = 1, rank: int = 0) -> None:
         """Add rows of all processes, interleaved: the first row of every rank, then the second rows, and so on."""
@@ -258,12 +258,12 @@ def iterate_images(
     """
     kwargs = dict(DEFAULT_LOADER_KWARGS if data_loader_kwargs is None else data_loader_kwargs)
     kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and opts.device.type == "cuda"
-    # On a CPU the detector keeps all cores busy, and reading takes a few per cent of its time: processes only get in
-    # the way. For a single batch starting them takes longer than reading.
-    if opts.device.type == "cpu" or num_items <= batch_size:
-        kwargs["num_workers"] = 0
-    kwargs["num_workers"] = min(kwargs.get("num_workers", 0), os.cpu_count() or 1)
-    if kwargs["num_workers"] == 0:
+    if num_items <= batch_size:
+        kwargs["num_workers"] = 0   # for a single batch, starting processes takes longer than reading
+    elif opts.device.type == "cpu":
+        # Reading takes a few per cent of the time of a detector on the CPU, which needs all cores itself.
+        kwargs["num_workers"] = min(kwargs.get("num_workers", 0), 1)
+    if kwargs.get("num_workers", 0) == 0:
         kwargs.pop("prefetch_factor", None)
     share = -(-num_items // opts.num_gpus)
     indices = [(i * opts.num_gpus + opts.rank) % num_items for i in range(share)]
