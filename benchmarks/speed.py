@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -198,7 +197,11 @@ def peak_memory(name: str, resolution: int, batch: int, device: torch.device) ->
     training_step(name, resolution, batch, device)()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    # Not getrusage: its peak starts from that of the process that spawned this one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
+    return float("nan")
 
 
 def benchmark_training(resolution: int, batch: int, repeats: int, device: torch.device) -> None:

@@ -258,12 +258,13 @@ def iterate_images(
     """
     kwargs = dict(DEFAULT_LOADER_KWARGS if data_loader_kwargs is None else data_loader_kwargs)
     kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and opts.device.type == "cuda"
-    if num_items <= batch_size:
-        kwargs["num_workers"] = 0   # for a single batch, starting processes takes longer than reading
-    elif opts.device.type == "cpu":
-        # Reading takes a few per cent of the time of a detector on the CPU, which needs all cores itself.
-        kwargs["num_workers"] = min(kwargs.get("num_workers", 0), 1)
-    if kwargs.get("num_workers", 0) == 0:
+    # On the CPU reading takes a few per cent of the time of a detector, which needs all cores itself. For a single batch
+    # starting processes takes longer than reading.
+    if opts.device.type == "cpu" or num_items <= batch_size:
+        kwargs["num_workers"] = 0
+    else:
+        kwargs["num_workers"] = min(kwargs.get("num_workers", 0), os.cpu_count() or 1)
+    if kwargs["num_workers"] == 0:
         kwargs.pop("prefetch_factor", None)
     share = -(-num_items // opts.num_gpus)
     indices = [(i * opts.num_gpus + opts.rank) % num_items for i in range(share)]

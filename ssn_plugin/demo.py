@@ -63,12 +63,12 @@ def train_network(castles: Path, folder: Path, kimg: int, minutes: float) -> Pat
 
     options: dict[str, Any] = dict(
         data=str(castles), cfg="ssn", gpus=0, kimg=kimg, batch=16, tick=0.5, aug="noaug", metrics=[],
-        distortion_weight=30, distortion_interval=4, block_dim=32,
+        distortion_weight=100, distortion_interval=2, block_dim=32,
     )
     announce(
         f"2. Training for {kimg},000 images, about two minutes ...", "train.py", f"--outdir={folder}",
         f"--data={castles}", "--cfg=ssn", "--gpus=0", f"--kimg={kimg}", "--batch=16", "--aug=noaug", "--metrics=none",
-        "--lambda=30", "--distortion-interval=4", "--block-dim=32",
+        "--lambda=100", "--distortion-interval=2", "--block-dim=32",
     )
     desc, args = train.setup_training_loop_kwargs(**options)
     hurry(args)
