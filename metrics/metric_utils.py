@@ -258,8 +258,8 @@ def iterate_images(
     """
     kwargs = dict(DEFAULT_LOADER_KWARGS if data_loader_kwargs is None else data_loader_kwargs)
     kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and opts.device.type == "cuda"
-    # On the CPU reading takes a few per cent of the time of a detector, which needs all cores itself. For a single batch
-    # starting processes takes longer than reading.
+    # On the CPU reading takes a few per cent of the time of a detector, which needs all cores itself. For a single
+    # batch starting processes takes longer than reading.
     if opts.device.type == "cpu" or num_items <= batch_size:
         kwargs["num_workers"] = 0
     else:
