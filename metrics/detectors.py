@@ -37,7 +37,7 @@ class DetectorInfo:
 
     origin: str                  # who made it, and from what
     num_features: int            # width of the output with return_features=True
-    sha256: str | None = None    # None: not published with the file; the hash of the first use is remembered instead
+    sha256: str | None = None    # None: not known; the hash of the first use is remembered instead
 
 
 KNOWN_DETECTORS = {

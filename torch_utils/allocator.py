@@ -16,8 +16,8 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Let the process reuse its own memory; returns False where the C library has no such setting.
 
-    Affects the whole process, so only entry scripts call it. Peak memory stays the same, but freed memory goes back
-    to the system only when the process ends.
+    Affects the whole process, so only entry scripts call it. Freed memory goes back to the system only when the
+    process ends, and fragmentation can make a process that does many different things grow.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
