@@ -405,6 +405,7 @@ def interleaved(rank, folder):
         real = dataset_stats(opts, capture_all=True, max_items=9)
     gen = generator_stats(opts, 9)
     np.savez(f"{folder}/rank{rank}.npz", real=real.get_all(), gen=gen.get_all())
+    torch.distributed.barrier()  # gloo may abort a process whose peer is still at work
     torch.distributed.destroy_process_group()
 
 

@@ -329,6 +329,7 @@ def distributed_worker(rank: int, init_file: str, out_file: str) -> None:
     rounds = [tuple(x[mine] for x in (real_img, real_c, gen_z, real_c))]
     run_phase(state.phases[0], state.loss, rounds, StepOptions(4, 2, num_gpus=2, rank=rank))
     torch.save(state.G.weight, f"{out_file}{rank}")
+    torch.distributed.barrier()  # gloo may abort a process whose peer is still at work
     torch.distributed.destroy_process_group()
 
 
