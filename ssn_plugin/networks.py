@@ -8,8 +8,8 @@ position. To the host it looks like an ordinary StyleGAN2 generator with a long 
 The text of this file travels inside every snapshot and is executed alone when a checkout without the plugin opens it,
 so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
 
-Letters in shapes: N batch, R S grid rows and columns, B = R*S blocks, L layers (num_ws), I/O channels in and out,
-H W pixels, k kernel, r resolution at which a layer's style map is computed.
+Letters in shapes: N batch, R S grid rows and columns, B blocks (R*S, summed over the grids where there are several),
+L layers (num_ws), I/O channels in and out, H W pixels, k kernel, r resolution at which a layer's style map is computed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
+STRIP = 2**18                    # numbers of a strip of activations: with its factors it fits a core's level-2 cache
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -72,6 +73,7 @@ def style_gain(
     to channels, sum_k W^2, and to space: the mean profile of its taps (separable), or nothing at all (constant).
     """
     energy, kernel = styles.square(), weight.square()
+    taps = weight.shape[2] * weight.shape[3]
     pad = weight.shape[-1] // 2
     if energy.shape[2:] == (1, 1) or pad == 0:
         method = "constant"
@@ -83,7 +85,8 @@ def style_gain(
         profile = kernel.mean(dim=[0, 1])
         profile = (profile / profile.sum()).expand(channels, 1, *profile.shape)
         energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), profile, groups=channels)
-    return (map_channels(energy, kernel.sum(dim=[2, 3])) + eps).rsqrt()
+    kernel = (kernel.reshape(-1, taps) @ kernel.new_ones([taps])).reshape(weight.shape[:2])  # twice as fast as a sum
+    return (map_channels(energy, kernel) + eps).rsqrt()
 
 
 def spatially_modulated_conv2d(
@@ -95,6 +98,8 @@ def spatially_modulated_conv2d(
     resample_filter=None,      # low-pass filter of the up-sampling
     demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
     mask=None,                 # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
+    overwrite: bool = False,   # may x be changed?
+    **epilogue,                # bias, activation, gain and clamp of `finish`
 ) -> torch.Tensor:             # [N, O, H*up, W*up]
     """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
 
@@ -114,49 +119,123 @@ def spatially_modulated_conv2d(
                 largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
             styles = styles / largest
         at_layer = resize(styles, size) if demodulation == "exact" else styles
-        demod = spread(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
-    scale = spread(styles, x, size, mask)
-    if torch.is_grad_enabled() or scale.shape != x.shape or scale.data_ptr() == styles.data_ptr():
-        x = x * scale
-    else:
-        x = scale.mul_(x)  # a temporary of ours: the product needs no memory of its own
-    weight = weight.to(x.dtype)
+        demod = SpreadMap(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
+    scale, weight = SpreadMap(styles, x, size, mask), weight.to(x.dtype)
     if weight.shape[2:] == (1, 1) and up == 1:
-        x = map_channels(x, weight[:, :, 0, 0])
+        x = modulate_and_map(x, scale, weight[:, :, 0, 0])
     else:
         x = conv2d_resample.conv2d_resample(
-            x=x, w=weight, f=resample_filter, up=up, padding=weight.shape[2] // 2, flip_weight=up == 1
+            x=modulate(x, scale, overwrite), w=weight, f=resample_filter, up=up, padding=weight.shape[2] // 2,
+            flip_weight=up == 1,
         )
-    return scale_and_add(x, demod, None if noise is None else noise.to(x.dtype))
+    return finish(x, demod, None if noise is None else noise.to(x.dtype), **epilogue)
 
 
-def spread(values: torch.Tensor, x: torch.Tensor, size, mask=None) -> torch.Tensor:
-    """Enlarge a map to `size` in the dtype and layout of x; a mask mixes its two halves along the batch."""
-    values = resize(values.to(dtype=x.dtype, memory_format=memory_format_of(x)), size)
-    if mask is None:
-        return values
-    before, after = values.chunk(2)
-    return before.lerp(after, resize(mask.to(x.dtype), size))
+class SpreadMap:
+    """A map of factors [N, C, r, r] enlarged to an image, as a whole or strip by strip."""
+
+    def __init__(
+        self,
+        values,      # [N, C, r, r]; [2N, C, r, r] with a mask
+        like,        # activations, whose dtype and layout the map takes
+        size,        # [H, W]
+        mask=None,   # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the values
+    ):
+        values = values.to(dtype=like.dtype, memory_format=memory_format_of(like))
+        self.size = tuple(size)
+        self.parts = (values,) if mask is None else values.chunk(2)
+        self.mask = None if mask is None else resize(mask.to(like.dtype), size).expand(len(like), -1, -1, -1)
+        self._tall = None  # the parts enlarged along the height, [N, C, H, r]
+
+    def whole(self):
+        """[N, C, H, W]; [N, C, 1, 1] where one value serves the whole image."""
+        parts = [resize(part, self.size) for part in self.parts]
+        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask)
+
+    def strip(self, index):
+        """What `whole()[index]` would be, for an index of `strips`."""
+        if index is Ellipsis:
+            return self.whole()
+        if self._tall is None:
+            height = self.size[0]
+            self._tall = [
+                part.expand(-1, -1, height, -1) if part.shape[2] == 1 else resize(part, (height, part.shape[3]))
+                for part in self.parts
+            ]
+        parts = [part[index] for part in self._tall]
+        parts = [part if part.shape[3] == 1 else resize(part, (part.shape[2], self.size[1])) for part in parts]
+        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask[index])
+
+
+def strips(x: torch.Tensor) -> list:
+    """Indices of the strips, a few rows of one sample, into which activations [N, C, H, W] are cut.
+
+    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits, and only
+    where autograd does not record every strip; elsewhere the only strip is everything.
+    """
+    n, c, h, w = x.shape
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= STRIP:
+        return [Ellipsis]
+    rows = max(STRIP // (c * w), 1)
+    return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
+
+
+def modulate(x: torch.Tensor, scale: SpreadMap, overwrite: bool = False) -> torch.Tensor:
+    """x * scale; in the memory of x if that may be overwritten and autograd permits."""
+    if torch.is_grad_enabled():
+        return x * scale.whole()
+    y = x if overwrite else torch.empty_like(x)
+    for index in strips(x):
+        torch.mul(x[index], scale.strip(index), out=y[index])
+    return y
+
+
+def modulate_and_map(x: torch.Tensor, scale: SpreadMap, matrix: torch.Tensor) -> torch.Tensor:
+    """Apply a 1x1 kernel [O, I] to x * scale. [N, I, H, W] -> [N, O, H, W]"""
+    indices = strips(x)
+    if indices == [Ellipsis]:
+        return map_channels(x * scale.whole(), matrix)
+    y = torch.empty([len(x), len(matrix), *x.shape[2:]], dtype=x.dtype, device=x.device)
+    y = y.contiguous(memory_format=memory_format_of(x))
+    for index in indices:
+        y[index] = map_channels(x[index] * scale.strip(index), matrix)
+    return y
+
+
+def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
+    """activation(y * scale + noise + bias) * gain, clamped; in the memory of y where autograd permits.
+
+    scale: SpreadMap.  noise: broadcastable to y [N, C, H, W].  bias: [C].  Each may be None.
+    """
+    bias = None if bias is None else bias.to(y.dtype)
+    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
+        y = scale_and_add(y, None if scale is None else scale.whole(), noise)
+        return bias_act.bias_act(y, bias, act=activation, gain=gain, clamp=clamp)
+    # gain * lrelu(y + bias) = lrelu(gain * y + gain * bias), the gain being positive
+    bias = bias[:, None, None] * gain
+    noise = None if noise is None else noise.expand(len(y), 1, *y.shape[2:])
+    for index in strips(y):
+        strip = y[index]
+        factor, addend = None if scale is None else scale.strip(index), None if noise is None else noise[index]
+        strip = scale_and_add(strip, factor, addend)
+        torch.add(bias, strip, alpha=gain, out=strip)
+        F.leaky_relu_(strip, bias_act.activation_funcs["lrelu"].def_alpha)
+        if clamp is not None:
+            strip.clamp_(-clamp, clamp)
+    return y
 
 
 def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
-    """y * scale + noise, either of which may be None; reuses the memory of y where autograd permits."""
-    if scale is None:
-        return y if noise is None else y + noise
+    """y * scale + noise, either of which may be None; in the memory of y where autograd permits."""
     if torch.is_grad_enabled():
+        if scale is None:
+            return y if noise is None else y + noise
         return y * scale if noise is None else fma.fma(y, scale, noise)
-    return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
-
-
-def activate(x: torch.Tensor, bias, activation: str, gain: float, clamp=None) -> torch.Tensor:
-    """Bias and activation of a convolution's output, in the memory of x where autograd permits."""
-    bias = None if bias is None else bias.to(x.dtype)
-    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
-        return bias_act.bias_act(x, bias, act=activation, gain=gain, clamp=clamp)
-    # gain * lrelu(x + bias) = lrelu(gain * x + gain * bias), the gain being positive
-    torch.add(bias[:, None, None] * gain, x, alpha=gain, out=x)
-    x = F.leaky_relu_(x, bias_act.activation_funcs["lrelu"].def_alpha)
-    return x if clamp is None else x.clamp_(-clamp, clamp)
+    if scale is not None and noise is not None:
+        return torch.addcmul(noise, y, scale, out=y)
+    if scale is not None:
+        y.mul_(scale)
+    return y if noise is None else y.add_(noise)
 
 
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
@@ -240,12 +319,13 @@ class Conv2dLayer(torch.nn.Module):
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1
         )
-        return activate(x, self.bias, self.activation, self.act_gain * gain)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return bias_act.bias_act(x, bias, act=self.activation, gain=self.act_gain * gain)
 
 
 @persistence.persistent_class
 class BlockMappingNetwork(torch.nn.Module):
-    """StyleGAN2's mapping network, applied to every block alike. z [N, B*bz], c [N, c_dim] -> [N, L, B*bw]"""
+    """StyleGAN2's mapping network, one per grid, for each of its blocks. z [N, B*bz], c [N, c_dim] -> [N, L, B*bw]"""
 
     def __init__(
         self,
@@ -253,7 +333,7 @@ class BlockMappingNetwork(torch.nn.Module):
         c_dim,                # 0: unconditional; otherwise every block sees the label
         block_w_dim,          # bw, style numbers per block
         num_ws,               # L
-        block_grid,           # [[rows, columns]]
+        block_grid,           # [[rows, columns]] of each grid
         num_layers=8,
         embed_features=None,  # width of the label embedding; None: block_w_dim
         layer_features=None,  # width of the hidden layers; None: block_w_dim
@@ -263,7 +343,8 @@ class BlockMappingNetwork(torch.nn.Module):
     ):
         super().__init__()
         self.block_grid = [list(grid) for grid in block_grid]
-        self.num_blocks = sum(rows * cols for rows, cols in self.block_grid)
+        self.grid_sizes = [rows * cols for rows, cols in self.block_grid]  # blocks of each grid
+        self.num_blocks = sum(self.grid_sizes)
         self.block_z_dim = block_z_dim
         self.block_w_dim = block_w_dim
         self.z_dim = self.num_blocks * block_z_dim
@@ -277,31 +358,47 @@ class BlockMappingNetwork(torch.nn.Module):
         widths = [block_z_dim + embed_features] + [layer_features] * (num_layers - 1) + [block_w_dim]
         if c_dim > 0:
             self.embed = FullyConnectedLayer(c_dim, embed_features)
-        for i in range(num_layers):
-            layer = FullyConnectedLayer(widths[i], widths[i + 1], activation=activation, lr_multiplier=lr_multiplier)
-            setattr(self, f"fc{i}", layer)
+        for grid in range(len(self.block_grid)):
+            for i, (width, next_width) in enumerate(zip(widths, widths[1:])):
+                layer = FullyConnectedLayer(width, next_width, activation=activation, lr_multiplier=lr_multiplier)
+                setattr(self, self.layer_name(grid, i), layer)
         if w_avg_beta is not None:
-            self.register_buffer("w_avg", torch.zeros([self.w_dim]))  # mean over samples and blocks, tiled
+            # Mean over samples and the blocks of a grid, repeated for each of these blocks.
+            self.register_buffer("w_avg", torch.zeros([self.w_dim]))
+
+    def layer_name(self, grid, i):
+        """Attribute that holds layer i for the blocks of a grid; the first grid's have the names of StyleGAN2."""
+        return f"fc{i}" if grid == 0 else f"grid{grid}_fc{i}"
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
         misc.assert_shape(z, [None, self.z_dim])
-        w = normalize_2nd_moment(z.to(torch.float32).reshape(-1, self.block_z_dim))    # [N*B, bz]
+        label = None
         if self.c_dim > 0:
             misc.assert_shape(c, [None, self.c_dim])
             label = normalize_2nd_moment(self.embed(c.to(torch.float32)))
-            w = torch.cat([w, label.repeat_interleave(self.num_blocks, dim=0)], dim=1)
-        for i in range(self.num_layers):
-            w = getattr(self, f"fc{i}")(w)                                              # [N*B, bw] after the last
+        latents = z.to(torch.float32).split([size * self.block_z_dim for size in self.grid_sizes], dim=1)
+        styles = [self.map_grid(grid, latent, label) for grid, latent in enumerate(latents)]  # [N, B, bw] of each grid
         if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
-            mean = w.detach().mean(dim=0).repeat(self.num_blocks)
+            mean = torch.cat([w.detach().mean(dim=[0, 1]).repeat(w.shape[1]) for w in styles])
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
-        ws = w.reshape(-1, 1, self.w_dim).repeat([1, self.num_ws, 1])
+        w = torch.cat([w.flatten(1) for w in styles], dim=1)                                  # [N, B*bw]
+        ws = w[:, None].repeat([1, self.num_ws, 1])
         if truncation_psi != 1:
             if self.w_avg_beta is None:
                 raise ValueError("truncation needs the running mean of w, which w_avg_beta=None switches off")
             cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
             ws = torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], dim=1)
         return ws
+
+    def map_grid(self, grid, z, label):
+        """Latents of one grid's B blocks and the label, if any, to styles: [N, B*bz], [N, embed] -> [N, B, bw]"""
+        size = self.grid_sizes[grid]
+        w = normalize_2nd_moment(z.reshape(-1, self.block_z_dim))                             # [N*B, bz]
+        if label is not None:
+            w = torch.cat([w, label.repeat_interleave(size, dim=0)], dim=1)
+        for i in range(self.num_layers):
+            w = getattr(self, self.layer_name(grid, i))(w)
+        return w.reshape(-1, size, self.block_w_dim)
 
 
 @persistence.persistent_class
@@ -339,11 +436,11 @@ class SpatialEncoder(torch.nn.Module):
             setattr(self, f"conv{res}", SeparableConvLayer(block_w_dim))
             setattr(self, f"gate{res}", torch.nn.Parameter(torch.full([], float(gate))))
 
-    def forward(self, grids):
-        """`grids[r]`: grid [N, bw, R, S] of the first layer at resolution r. Returns r -> g_r * C_r [N, bw, r, r]."""
+    def forward(self, first):
+        """`first[r]`: style map [N, bw, r, r] of the first layer at resolution r. Returns r -> g_r * C_r, likewise."""
         contexts, context = {}, None
         for res in self.resolutions:
-            x = resize(grids[res], (res, res))
+            x = first[res]
             if context is not None:
                 x = x + resize(context, (res, res))
             context = getattr(self, f"conv{res}")(x)
@@ -385,14 +482,14 @@ class SpatialSynthesisLayer(torch.nn.Module):
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
-    def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1):
+    def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
         """`encoded`: [N, bw, r, r], or [2N, ...] with a mask. `noise`: unit normals that override noise_mode."""
-        x = spatially_modulated_conv2d(
+        return spatially_modulated_conv2d(
             x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(len(x), noise_mode, noise),
             up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation, mask=mask,
+            overwrite=overwrite, bias=self.bias, activation=self.activation, gain=self.act_gain * gain,
+            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
         )
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
 
     def scaled_noise(self, batch_size, mode, noise):
         """Noise map broadcastable to [N, 1, H, W], or None."""
@@ -420,9 +517,10 @@ class SpatialToRGBLayer(torch.nn.Module):
         self.weight_gain = float(1 / np.sqrt(in_channels * kernel_size**2))
 
     def forward(self, x, encoded, mask=None):
-        styles = self.affine.forward_map(encoded)
-        x = spatially_modulated_conv2d(x, self.weight * self.weight_gain, styles, demodulation="none", mask=mask)
-        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+        return spatially_modulated_conv2d(
+            x, self.weight * self.weight_gain, self.affine.forward_map(encoded), demodulation="none", mask=mask,
+            bias=self.bias, clamp=self.conv_clamp,
+        )
 
 
 @persistence.persistent_class
@@ -490,9 +588,11 @@ class SpatialSynthesisBlock(torch.nn.Module):
         elif self.architecture == "resnet":
             x = x.to(**layout)
             shortcut = self.skip(x, gain=SQRT_HALF)
-            x = shortcut + convolve(self.conv1, convolve(self.conv0, x), gain=SQRT_HALF)
+            x = convolve(self.conv0, x, overwrite=True)
+            x = shortcut + convolve(self.conv1, x, overwrite=True, gain=SQRT_HALF)
         else:
-            x = convolve(self.conv1, convolve(self.conv0, x.to(**layout)))
+            x = convolve(self.conv0, x.to(**layout), overwrite=True)
+            x = convolve(self.conv1, x, overwrite=True)
 
         if img is not None:
             img = upfirdn2d.upsample2d(img, self.resample_filter)
@@ -511,7 +611,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         block_w_dim,            # bw
         img_resolution,         # power of two
         img_channels,
-        block_grid,             # [[rows, columns]]
+        block_grid,             # [[rows, columns]] of each grid
         channel_base=32768,     # channels times resolution
         channel_max=512,        # upper bound on channels
         num_fp16_res=0,         # how many of the highest resolutions use half precision
@@ -602,21 +702,29 @@ class SpatialSynthesisNetwork(torch.nn.Module):
     def encode(self, ws):
         """Style map E_l of every layer before its affine: ws [N, L, B*bw] -> L tensors [N, bw, r, r].
 
-        E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or the style resolution if smaller.
+        E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or the style resolution if smaller, and
+        the mean over the grids where there are several.
         """
-        rows, cols = self.block_grid[0]
-        grids = [w.reshape(-1, rows, cols, self.block_w_dim).permute(0, 3, 1, 2) for w in ws.unbind(dim=1)]
+        maps = [self.interpolate(w, res) for w, res in zip(ws.unbind(dim=1), self.style_resolutions)]
         if self.encoder is None:
-            return [resize(grid, (res, res)) for grid, res in zip(grids, self.style_resolutions)]
-        first = {res: grids[self.style_resolutions.index(res)] for res in self.encoder.resolutions}
-        contexts = self.encoder(first)
-        return [resize(grid, (res, res)) + contexts[res] for grid, res in zip(grids, self.style_resolutions)]
+            return maps
+        contexts = self.encoder({res: maps[self.style_resolutions.index(res)] for res in self.encoder.resolutions})
+        return [style + contexts[res] for style, res in zip(maps, self.style_resolutions)]
+
+    def interpolate(self, w, res):
+        """Styles of all blocks on one map, the mean of the grids: [N, B*bw] -> [N, bw, r, r]; [N, bw, 1, 1] for 1x1."""
+        maps = []
+        sizes = [rows * cols * self.block_w_dim for rows, cols in self.block_grid]
+        for part, (rows, cols) in zip(w.split(sizes, dim=1), self.block_grid):
+            grid = part.reshape(-1, rows, cols, self.block_w_dim).permute(0, 3, 1, 2)
+            maps.append(resize(grid, (res, res)))
+        return maps[0] if len(maps) == 1 else sum(maps) / len(maps)
 
 
 def check_block_grid(block_grid, img_resolution: int) -> None:
-    """ValueError unless there is one grid whose rows and columns divide the image."""
-    if len(block_grid) != 1:
-        raise ValueError(f"exactly one block grid is supported, got {len(block_grid)}")
+    """ValueError unless the rows and columns of every grid divide the image, and there is a grid."""
+    if len(block_grid) == 0:
+        raise ValueError("a generator needs at least one block grid, got none")
     for rows, cols in block_grid:
         if rows < 1 or cols < 1 or img_resolution % rows or img_resolution % cols:
             raise ValueError(f"grid {rows}x{cols} does not divide the {img_resolution}x{img_resolution} image")
@@ -627,7 +735,8 @@ class SSNGenerator(torch.nn.Module):
     """Grid of latents to image. z [N, B*bz], c [N, c_dim] -> image [N, C, R, R], nominally -1..1
 
     Block b (row-major from the top left) owns z[:, b*bz:(b+1)*bz] and ws[:, :, b*bw:(b+1)*bw], so code that knows
-    nothing of blocks sees StyleGAN2 with z_dim = B*bz and w_dim = B*bw. A 1x1 grid is StyleGAN2.
+    nothing of blocks sees StyleGAN2 with z_dim = B*bz and w_dim = B*bw. A 1x1 grid is StyleGAN2. With several grids,
+    usually coarse to fine, the blocks of one follow those of the other: a block of 1x1 moves what the image shares.
     """
 
     def __init__(
@@ -637,7 +746,7 @@ class SSNGenerator(torch.nn.Module):
         block_w_dim,            # bw, style numbers per block
         img_resolution,         # power of two
         img_channels,
-        block_grid=[[4, 4]],    # [[rows, columns]]
+        block_grid=[[4, 4]],    # [[rows, columns]] of each grid
         mapping_kwargs={},      # further arguments of BlockMappingNetwork
         synthesis_kwargs={},    # further arguments of SpatialSynthesisNetwork
     ):

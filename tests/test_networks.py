@@ -119,6 +119,15 @@ def test_image_without_gradients_equals_image_with_them():
     torch.testing.assert_close(G(z, None, noise_mode="const"), plain, atol=1e-5, rtol=1e-5)
 
 
+def test_image_made_in_strips_is_the_image_made_at_once(monkeypatch):
+    G = generator(32, conv_clamp=2)
+    with torch.no_grad():
+        ws = G.mapping(normal(2, G.z_dim), None)
+        at_once = G.synthesis(ws, noise_mode="const")
+        monkeypatch.setattr(networks, "STRIP", 2**9)  # some rows of a sample, less than one at 32 pixels
+        torch.testing.assert_close(G.synthesis(ws, noise_mode="const"), at_once, atol=1e-5, rtol=1e-5)
+
+
 def test_truncation_pulls_the_first_layers_to_the_mean():
     G, z = generator(), normal(3, 8)
     G.mapping.w_avg.copy_(normal(8, seed=1))

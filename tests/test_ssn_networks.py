@@ -22,9 +22,9 @@ def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def ssn_generator(resolution=16, grid=(4, 4), c_dim=0, channels=3, layers=2, **synthesis):
+def ssn_generator(resolution=16, grid=(4, 4), c_dim=0, channels=3, layers=2, grids=None, **synthesis):
     G = ssn.SSNGenerator(
-        8, c_dim, 8, resolution, channels, block_grid=[list(grid)], mapping_kwargs=dict(num_layers=layers),
+        8, c_dim, 8, resolution, channels, block_grid=grids or [list(grid)], mapping_kwargs=dict(num_layers=layers),
         synthesis_kwargs=dict(SMALL, **synthesis),
     ).eval()
     for name, parameter in G.named_parameters():
@@ -192,6 +192,58 @@ def test_image_without_gradients_equals_image_with_them():
     with torch.no_grad():
         plain = G(z, None, noise_mode="const")
     torch.testing.assert_close(G(z, None, noise_mode="const"), plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4)])
+@pytest.mark.parametrize("blended", [False, True])
+def test_image_made_in_strips_is_the_image_made_at_once(monkeypatch, architecture, grid, blended):
+    G = ssn_generator(32, grid, architecture=architecture, conv_clamp=2)
+    ws = G.mapping(normal(4, G.z_dim), None).detach()
+    mask = (normal(1, 1, 32, 32, seed=1) > 0).float()
+    kwargs = dict(noise_mode="const", blend=(ws[2:], mask) if blended else None)
+    with torch.no_grad():
+        at_once = G.synthesis(ws[:2], **kwargs)
+        monkeypatch.setattr(ssn, "STRIP", 2**9)  # some rows of a sample, less than one at 32 pixels
+        torch.testing.assert_close(G.synthesis(ws[:2], **kwargs), at_once, atol=1e-5, rtol=1e-5)
+
+
+def test_style_map_of_several_grids_is_the_mean_of_theirs():
+    G = ssn_generator(grids=[[1, 1], [2, 2]], encoder="none")
+    ws = normal(2, G.num_ws, G.w_dim)
+    for style, w, res in zip(G.synthesis.encode(ws), ws.unbind(1), G.synthesis.style_resolutions):
+        whole, quarters = w[:, :8], w[:, 8:].reshape(2, 2, 2, 8).permute(0, 3, 1, 2)
+        expected = (whole[:, :, None, None] + ssn.resize(quarters, (res, res))) / 2
+        torch.testing.assert_close(style, expected)
+
+
+def test_every_grid_has_its_own_mapping():
+    G = ssn_generator(grids=[[1, 1], [2, 2]])
+    names = set(G.state_dict())
+    assert {name for name in ssn_generator().state_dict() if "mapping" in name} < names
+    z = normal(3, G.z_dim)
+    w = G.mapping(z, None)[:, 0].reshape(3, 5, 8)
+    alike = G.mapping(z[:, :8].repeat(1, 5), None)[:, 0].reshape(3, 5, 8)  # the same latent in every block
+    torch.testing.assert_close(alike[:, 0], w[:, 0])
+    for block in range(2, 5):
+        torch.testing.assert_close(alike[:, block], alike[:, 1])
+    assert not torch.allclose(alike[:, 0], alike[:, 1], atol=1e-3)
+
+
+def test_block_of_a_global_grid_moves_the_whole_image():
+    G = ssn_generator(32, grids=[[1, 1], [4, 4]], encoder="none")
+    z, other = normal(8, G.z_dim).chunk(2)
+    change = (G(torch.cat([other[:, :8], z[:, 8:]], dim=1), None) - G(z, None)).square().mean(dim=[0, 1])
+    cells = change.reshape(4, 8, 4, 8).mean(dim=[1, 3])
+    assert cells.min() > cells.max() / 10
+
+
+def test_running_mean_of_several_grids_is_that_of_each():
+    G = ssn_generator(grids=[[1, 1], [2, 2]]).train()
+    w = G.mapping(normal(3, G.z_dim), None, skip_w_avg_update=True)[:, 0].reshape(3, 5, 8).mean(dim=0)
+    G.mapping(normal(3, G.z_dim), None)
+    expected = torch.cat([w[0], w[1:].mean(dim=0).repeat(4)]) * (1 - G.mapping.w_avg_beta)
+    torch.testing.assert_close(G.mapping.w_avg, expected)
 
 
 def test_running_mean_is_the_mean_over_blocks_tiled():

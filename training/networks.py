@@ -18,6 +18,7 @@ from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
+STRIP = 2**18                    # numbers of a strip of activations, which fits a core's level-2 cache
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -37,6 +38,7 @@ def modulated_conv2d(
     demodulate: bool = True,  # divide out the gain of styles and kernel?
     flip_weight: bool = True,     # True: correlation; False: true convolution
     fused_modconv: bool = True,   # fold the styles into the kernel where one kernel serves the whole batch?
+    **epilogue,               # bias, activation, gain and clamp of `finish`
 ) -> torch.Tensor:            # [N, O, H*up/down, W*up/down]
     """Modulate, convolve, demodulate (Karras et al. 2020a, Eqs. 1 and 3).
 
@@ -49,7 +51,10 @@ def modulated_conv2d(
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
     demod = None
     if demodulate:
-        demod = (styles.square() @ weight.square().sum(dim=[2, 3]).t() + 1e-8).rsqrt()  # [N, O]
+        kernel = weight.square().reshape(-1, weight.shape[2] * weight.shape[3])
+        kernel = (kernel @ kernel.new_ones(kernel.shape[1])).reshape(weight.shape[:2])  # twice as fast as a sum
+        demod = (styles.square() @ kernel.t() + 1e-8).rsqrt()  # [N, O]
+    noise = None if noise is None else noise.to(x.dtype)
 
     def convolve(image, kernel):
         return conv2d_resample.conv2d_resample(
@@ -57,16 +62,16 @@ def modulated_conv2d(
         )
 
     if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
-        return _modulated_1x1(x, weight, styles, demod, noise)
+        return finish(_modulated_1x1(x, weight, styles, demod), None, noise, **epilogue)
     if fused_modconv and len(x) == 1:
         kernel = weight * styles[0, :, None, None]
         y = convolve(x, kernel if demod is None else kernel * demod[0, :, None, None, None])
-        return y if noise is None else y + noise.to(y.dtype)
+        return finish(y, None, noise, **epilogue)
     y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight)
-    return _scale_and_add(y, demod, noise)
+    return finish(y, None if demod is None else demod.to(y.dtype)[:, :, None, None], noise, **epilogue)
 
 
-def _modulated_1x1(x, weight, styles, demod, noise) -> torch.Tensor:
+def _modulated_1x1(x, weight, styles, demod) -> torch.Tensor:
     """A 1x1 kernel is a matrix: one small matrix per sample saves a pass over the activations."""
     n, i, h, w = x.shape
     kernel = weight[:, :, 0, 0] * styles[:, None]                # [N, O, I]
@@ -75,32 +80,55 @@ def _modulated_1x1(x, weight, styles, demod, noise) -> torch.Tensor:
     kernel = kernel.to(x.dtype)
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         y = x.permute(0, 2, 3, 1).reshape(n, h * w, i) @ kernel.transpose(1, 2)
-        y = y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
-    else:
-        y = (kernel @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
-    return y if noise is None else y + noise.to(y.dtype)
+        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    return (kernel @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
+
+
+def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
+    """activation(y * scale + noise + bias) * gain, clamped; in the memory of y where autograd permits.
+
+    scale: [N, C, 1, 1].  noise: broadcastable to y [N, C, H, W].  bias: [C].  Each may be None.
+    """
+    bias = None if bias is None else bias.to(y.dtype)
+    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
+        return bias_act.bias_act(_scale_and_add(y, scale, noise), bias, act=activation, gain=gain, clamp=clamp)
+    # gain * lrelu(y + bias) = lrelu(gain * y + gain * bias), the gain being positive
+    bias = bias[:, None, None] * gain
+    scale = None if scale is None else scale.expand(-1, -1, y.shape[2], 1)
+    noise = None if noise is None else noise.expand(len(y), 1, *y.shape[2:])
+    for index in strips(y):
+        strip = _scale_and_add(*(None if tensor is None else tensor[index] for tensor in (y, scale, noise)))
+        torch.add(bias, strip, alpha=gain, out=strip)
+        torch.nn.functional.leaky_relu_(strip, bias_act.activation_funcs["lrelu"].def_alpha)
+        if clamp is not None:
+            strip.clamp_(-clamp, clamp)
+    return y
+
+
+def strips(x: torch.Tensor) -> list:
+    """Indices of the strips, a few rows of one sample, into which activations [N, C, H, W] are cut.
+
+    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits; elsewhere
+    the only strip is everything.
+    """
+    n, c, h, w = x.shape
+    if x.device.type != "cpu" or x.numel() <= STRIP:
+        return [Ellipsis]
+    rows = max(STRIP // (c * w), 1)
+    return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
 
 
 def _scale_and_add(y, scale, noise) -> torch.Tensor:
-    """y * scale[n, o] + noise, either of which may be None; reuses the memory of y where autograd permits."""
-    scale = None if scale is None else scale.to(y.dtype)[:, :, None, None]
-    noise = None if noise is None else noise.to(y.dtype)
-    if scale is None:
-        return y if noise is None else y + noise
+    """y * scale + noise, either of which may be None; in the memory of y where autograd permits."""
     if torch.is_grad_enabled():
+        if scale is None:
+            return y if noise is None else y + noise
         return y * scale if noise is None else fma.fma(y, scale, noise)
-    return y.mul_(scale) if noise is None else torch.addcmul(noise, y, scale, out=y)
-
-
-def activate(x: torch.Tensor, bias, activation: str, gain: float, clamp=None) -> torch.Tensor:
-    """Bias and activation of a convolution's output, in the memory of x where autograd permits."""
-    bias = None if bias is None else bias.to(x.dtype)
-    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
-        return bias_act.bias_act(x, bias, act=activation, gain=gain, clamp=clamp)
-    # gain * lrelu(x + bias) = lrelu(gain * x + gain * bias), the gain being positive
-    torch.add(bias[:, None, None] * gain, x, alpha=gain, out=x)
-    x = torch.nn.functional.leaky_relu_(x, bias_act.activation_funcs["lrelu"].def_alpha)
-    return x if clamp is None else x.clamp_(-clamp, clamp)
+    if scale is not None and noise is not None:
+        return torch.addcmul(noise, y, scale, out=y)
+    if scale is not None:
+        y.mul_(scale)
+    return y if noise is None else y.add_(noise)
 
 
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
@@ -191,7 +219,7 @@ class Conv2dLayer(torch.nn.Module):
             x=x, w=w, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
         )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
+        return finish(x, bias=self.bias, activation=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
 
 @persistence.persistent_class
@@ -291,12 +319,12 @@ class SynthesisLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
     def forward(self, x, w, noise_mode="random", fused_modconv=True, gain=1):
-        x = modulated_conv2d(
+        return modulated_conv2d(
             x, self.weight, self.affine(w), noise=self.noise(len(x), noise_mode), up=self.up, padding=self.padding,
             resample_filter=self.resample_filter, flip_weight=self.up == 1, fused_modconv=fused_modconv,
+            bias=self.bias, activation=self.activation, gain=self.act_gain * gain,
+            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
         )
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return activate(x, self.bias, self.activation, self.act_gain * gain, clamp)
 
     def noise(self, batch_size, mode):
         """Noise map broadcastable to [N, 1, H, W], or None."""
@@ -326,10 +354,10 @@ class ToRGBLayer(torch.nn.Module):
 
     def forward(self, x, w, fused_modconv=True):
         styles = self.affine(w) * self.weight_gain
-        x = modulated_conv2d(
-            x, self.weight, styles, padding=self.weight.shape[2] // 2, demodulate=False, fused_modconv=fused_modconv
+        return modulated_conv2d(
+            x, self.weight, styles, padding=self.weight.shape[2] // 2, demodulate=False, fused_modconv=fused_modconv,
+            bias=self.bias, clamp=self.conv_clamp,
         )
-        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
 @persistence.persistent_class
