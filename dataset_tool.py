@@ -1,26 +1,26 @@
-"""Make a data set for training from a folder or zip of images, or draw one."""
+"""Make a data set for training from a collection of images, or draw one."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from dnnlib.util import format_time, open_atomic
 from training.cli import Command
-from training.dataset import describe_shape
-from training.dataset_conversion import (
-    RESIZE_FILTERS,
-    TRANSFORMS,
-    ConversionOptions,
-    ConversionSummary,
-    convert_dataset,
-)
+from training.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
+from training.dataset_conversion import ConversionSummary, convert_dataset
+from training.image_files import describe_shape
 
+MAX_LINES = 10   # of classes or skipped files that are printed; the others are in the data set, or in a file beside it
 EXAMPLES = """\b
 Examples:
   python dataset_tool.py --source=castles --dest=datasets/castles64.zip --resolution=64x64 --max-images=20000
@@ -29,7 +29,7 @@ Examples:
 
 
 class Resolution(click.ParamType):
-    """`64x64` -> (64, 64)."""
+    """`96x64` -> (96, 64)."""
 
     name = "WxH"
 
@@ -43,51 +43,89 @@ class Resolution(click.ParamType):
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--source", required=True, metavar="PATH",
-              help="Folder or .zip of images, or castles to draw them (./castles is a folder of that name)")
+@click.option("--source", required=True, metavar="PATH", help="Where the images are, or castles to draw them")
 @click.option("--dest", required=True, metavar="PATH", help="Folder (empty or new), or .zip (replaced) to write")
 @click.option("--max-images", type=click.IntRange(min=1), metavar="N", help="Take so many images  [default: all]")
 @click.option("--resize-filter", type=click.Choice(list(RESIZE_FILTERS)), default="lanczos", show_default=True,
               help="How to resize")
 @click.option("--transform", type=click.Choice(TRANSFORMS),
-              help="Crop before resizing, to the centre square or to the wide centre on a black square")
+              help="Crop before resizing: the centre to the proportions of the data set, or the height only, to a wide "
+              "image on a black square")
 @click.option("--width", type=click.IntRange(min=1), metavar="N", help="Pixels of a row  [default: as the images]")
 @click.option("--height", type=click.IntRange(min=1), metavar="N", help="Pixels of a column  [default: as the images]")
-@click.option("--resolution", type=Resolution(), help="Short for --width and --height")
+@click.option("--resolution", type=Resolution(), metavar="WxH", help="Short for --width and --height")
+@click.option("--force-channels", type=click.Choice([str(channels) for channels in CHANNELS]),
+              help="Make all images gray (1), RGB (3) or RGBA (4)  [default: gray or RGB, as they are]")
+@click.option("--subfolders-as-labels", is_flag=True,
+              help="Label images by the first folder of their path: the first folder by name is class 0")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and report them")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N",
+              help="Processes; the data set does not depend on it  [default: one per processor]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other castles")
 def main(
-    source: str, dest: str, max_images: int | None, resize_filter: str, transform: str | None, width: int | None,
-    height: int | None, resolution: tuple[int, int] | None, seed: int,
+    source: str, dest: str, width: int | None, height: int | None, resolution: tuple[int, int] | None,
+    force_channels: str | None, **others: Any,
 ) -> None:
-    """Make a data set for training from a folder or zip of images, or draw one (--source=castles).
+    """Make a data set for training from a collection of images, or draw one.
 
-    Any format that Pillow reads will do. The data set holds uncompressed PNG files, all of one size, square, a power
-    of two, gray or RGB, and dataset.json with the labels if the source has a dataset.json that labels every image.
+    \b
+    A source is one of:
+      a folder or .zip of images in any format that Pillow reads, with labels if dataset.json has them
+      an LSUN folder (*_lmdb)
+      cifar-10-python.tar.gz, with labels
+      *-images-idx3-ubyte.gz in the format of MNIST, with labels from the file beside it, padded to 32x32
+      the word castles, which draws them (./castles is a folder of that name)
+
+    The data set holds uncompressed PNG files, all of one size and kind, and dataset.json with the labels if every
+    image has one. Sides are a power of two, or both a few times one power of two, as in 96x64.
 
     Images are turned upright as their EXIF data says. Palette and CMYK images become RGB, 16-bit gray images 8-bit
-    gray. Transparency is refused.
+    gray. Transparency is refused unless --force-channels says what to do: 1 and 3 put it on black, 4 keeps it.
     """
     if resolution is not None:
         if width is not None or height is not None:
             raise click.UsageError("--resolution stands for --width and --height: give one or the other")
         width, height = resolution
-    options = ConversionOptions(max_images, transform, resize_filter, width, height, seed)
-    with progress_line() if sys.stderr.isatty() else contextlib.nullcontext() as progress:
+    channels = None if force_channels is None else int(force_channels)
+    options = ConversionOptions(width=width, height=height, force_channels=channels, **others)
+    with interrupted_when_terminated(), progress_line() as progress:
         summary = convert_dataset(source, dest, options, progress)
     click.echo(describe_summary(summary, dest))
+    for line in describe_classes(summary) + report_skipped(summary, dest):
+        click.echo(line)
 
 
 @contextlib.contextmanager
-def progress_line() -> Iterator[Callable[[int, int], None]]:
-    """Callback that keeps one line of the terminal up to date, ten times a second; the line is gone at the end."""
+def interrupted_when_terminated() -> Iterator[None]:
+    """Context in which SIGTERM ends the process as Ctrl-C does, so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():   # Python's rule for setting signal handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[int, int], None] | None]:
+    """Callback that keeps a line of the terminal up to date, ten times a second; the line is gone at the end.
+
+    None where stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
     start = shown = time.monotonic()
 
     def show(done: int, total: int) -> None:
         nonlocal shown
         now = time.monotonic()
         if now - shown > 0.1:
-            shown = now
-            click.echo(f"\r{done}/{total} images, {done / (now - start):.0f}/s\033[K", nl=False, err=True)
+            shown, speed = now, done / (now - start)
+            left = format_time((total - done) / speed)
+            click.echo(f"\r{done}/{total} images   {speed:.0f} images/s   {left} left\033[K", nl=False, err=True)
 
     try:
         yield show
@@ -96,9 +134,41 @@ def progress_line() -> Iterator[Callable[[int, int], None]]:
 
 
 def describe_summary(summary: ConversionSummary, dest: str) -> str:
-    dropped = f", {summary.num_dropped} dropped" if summary.num_dropped else ""
-    return (f"{summary.num_images} images ({describe_shape(summary.image_shape)}, {summary.label_text}{dropped}), "
-            f"{summary.num_bytes / 1e6:.1f} MB in {summary.seconds:.1f} s: {dest}")
+    parts = [describe_shape(summary.image_shape), summary.label_text]
+    if summary.num_dropped:
+        parts.append(f"{summary.num_dropped} dropped")
+    if summary.skipped:
+        parts.append(f"{len(summary.skipped)} bad ones skipped")
+    return (f"{summary.num_images} images ({', '.join(parts)}), {summary.num_bytes / 1e6:.1f} MB in "
+            f"{summary.seconds:.1f} s: {dest}")
+
+
+def describe_classes(summary: ConversionSummary) -> list[str]:
+    """Which class has which name, where the source knows."""
+    lines = [f"  class {idx}: {printable(name)} ({count} images)" for idx, (name, count) in enumerate(summary.classes)]
+    return shortened(lines, "dataset.json")
+
+
+def report_skipped(summary: ConversionSummary, dest: str) -> list[str]:
+    """A line for each skipped image; where they are many, all of them go to a file beside the data set."""
+    reasons = [printable(reason) for reason in summary.skipped]
+    path = re.sub(r"\.zip$", "", os.path.realpath(dest), flags=re.IGNORECASE) + ".skipped.txt"
+    if len(reasons) > MAX_LINES:
+        with open_atomic(path, "w", encoding="utf-8") as file:
+            file.writelines(f"{reason}\n" for reason in reasons)
+    return shortened([f"  skipped: {reason}" for reason in reasons], path)
+
+
+def printable(text: str) -> str:
+    """`text` with what a file name may hold and a line or terminal cannot, as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shortened(lines: list[str], place: str) -> list[str]:
+    """The first lines, and the place where the others are."""
+    if len(lines) <= MAX_LINES:
+        return lines
+    return [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more: {place}"]
 
 
 if __name__ == "__main__":

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
+import psutil
 import pytest
 from click.testing import CliRunner
 
+import dataset_tool
 from dataset_tool import main
 from training import dataset_conversion
 from training.castles import draw_castle
 from training.dataset import ImageFolderDataset
 from training.dataset_conversion import ConversionOptions, convert_dataset
+from training.dataset_sources import Castles
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,6 +116,33 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
+def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
+    source = folder(tmp_path / "in", {**photos(40, width=12, height=10), "30.png": b"broken", "31.png": b""})
+    results = []
+    for workers in (1, 3):
+        dest = tmp_path / f"{workers}.zip"
+        options = ConversionOptions(
+            workers=workers, skip_bad=True, transform="center-crop-wide", width=8, height=4, force_channels=1
+        )
+        results.append((convert_dataset(source, str(dest), options).skipped, dest.read_bytes()))
+    assert results[0] == results[1] and len(results[0][0]) == 2
+
+
+def test_drawn_images_do_not_depend_on_the_number_of_processes(tmp_path):
+    for workers in (1, 2):
+        options = ConversionOptions(workers=workers, width=16, height=16, max_images=20)
+        convert_dataset("castles", str(tmp_path / f"{workers}.zip"), options)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+
+
+@pytest.mark.parametrize("count, processors, expected", [(3, 8, 1), (600, 8, 2), (10**6, 8, 8), (10**6, 1, 1)])
+def test_small_sources_are_not_worth_more_processes(monkeypatch, count, processors, expected):
+    monkeypatch.setattr(dataset_conversion, "available_processors", lambda: processors)
+    source = Castles(seed=0, resolution=8, count=count)
+    assert dataset_conversion.num_workers(source, ConversionOptions(workers=None)) == expected
+    assert dataset_conversion.num_workers(source, ConversionOptions(workers=5)) == 5
+
+
 def test_a_zip_is_a_source_like_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for name, data in {**photos(), "dataset.json": b'{"labels": null}'}.items():
@@ -173,10 +206,15 @@ def test_width_alone_resizes_only_the_width(tmp_path):
     np.testing.assert_allclose(image, expected, atol=0.51)
 
 
-@pytest.mark.parametrize("width, height, left, top", [(12, 8, 2, 0), (8, 14, 0, 3), (11, 8, 1, 0)])
-def test_center_crop_takes_the_square_in_the_middle(tmp_path, width, height, left, top):
-    image, = converted(tmp_path, {"a.png": encode(noise(width, height))}, transform="center-crop", width=8, height=8)
-    np.testing.assert_array_equal(image, np.asarray(noise(width, height))[top : top + 8, left : left + 8])
+@pytest.mark.parametrize("size, target, box", [
+    ((12, 8), (8, 8), (2, 0, 10, 8)), ((8, 14), (8, 8), (0, 3, 8, 11)), ((11, 8), (8, 8), (1, 0, 9, 8)),
+    ((16, 12), (16, 8), (0, 2, 16, 10)), ((16, 16), (8, 16), (4, 0, 12, 16)), ((20, 16), (16, 12), (0, 0, 20, 15)),
+])
+def test_center_crop_takes_the_largest_part_in_the_middle_with_the_proportions_asked_for(tmp_path, size, target, box):
+    image, = converted(tmp_path, {"a.png": encode(noise(*size))}, transform="center-crop", resize_filter="box",
+                       width=target[0], height=target[1])
+    expected = noise(*size).crop(box).resize(target, PIL.Image.Resampling.BOX)
+    np.testing.assert_array_equal(image, np.asarray(expected))
 
 
 def test_center_crop_wide_keeps_the_width_on_a_black_square(tmp_path):
@@ -200,6 +238,19 @@ def test_center_crop_wide_works_on_gray_images(tmp_path):
         tmp_path, {"a.png": encode(noise(8, 8, "L"))}, transform="center-crop-wide", width=8, height=4
     )
     np.testing.assert_array_equal(image[2:6, :, 0], np.asarray(noise(8, 8, "L"))[2:6])
+
+
+def test_rectangles_stay_rectangles(tmp_path):
+    images = converted(tmp_path, photos(2, width=24, height=16))
+    np.testing.assert_array_equal(images, [np.asarray(noise(24, 16, seed=i)) for i in range(2)])
+
+
+def test_images_become_the_rectangles_asked_for(tmp_path):
+    source, dest = folder(tmp_path / "in", photos(2, width=96, height=32)), str(tmp_path / "out.zip")
+    result = run(f"--source={source}", f"--dest={dest}", "--resolution=48x16", "--resize-filter=box")
+    assert result.output.startswith("2 images (48x16 RGB, ")
+    expected = np.asarray(noise(96, 32)).astype(float).reshape(16, 2, 48, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(ImageFolderDataset(dest)[0][0].transpose(1, 2, 0), expected, atol=1)
 
 
 def test_dropped_images_keep_their_number(tmp_path):
@@ -234,6 +285,40 @@ def test_other_formats_and_modes_are_converted(tmp_path, name, data, expected):
     np.testing.assert_array_equal(image, expected)
 
 
+TRANSPARENT = noise().convert("RGBA")
+TRANSPARENT.putalpha(noise(mode="L", seed=1))
+
+
+@pytest.mark.parametrize("image, channels, expected", [
+    (noise(), 1, np.asarray(noise().convert("L"))[..., None]),
+    (noise(), 4, np.concatenate([np.asarray(noise()), np.full([8, 8, 1], 255)], axis=2)),
+    (noise(mode="L"), 3, np.repeat(np.asarray(noise(mode="L"))[..., None], 3, axis=2)),
+    (noise(mode="L"), 4, np.stack([np.asarray(noise(mode="L"))] * 3 + [np.full([8, 8], 255)], axis=2)),
+    (TRANSPARENT, 4, np.asarray(TRANSPARENT)),
+    (TRANSPARENT, 3, np.asarray(noise()) * (np.asarray(noise(mode="L", seed=1))[..., None] / 255)),
+    (noise().quantize(16), 1, np.asarray(noise().quantize(16).convert("RGB").convert("L"))[..., None]),
+])
+def test_channels_are_those_asked_for_and_transparency_lies_on_black(tmp_path, image, channels, expected):
+    result, = converted(tmp_path, {"a.png": encode(image)}, force_channels=channels)
+    np.testing.assert_allclose(result, expected, atol=1)   # of rounding
+
+
+def test_every_kind_of_transparency_is_understood(tmp_path):
+    gray = PIL.Image.merge("LA", [noise(mode="L"), noise(mode="L", seed=1)])
+    flat = PIL.Image.fromarray(np.zeros([8, 8], dtype=np.uint8))
+    files = {"0.png": encode(gray), "1.png": encode(flat.convert("P"), transparency=0),
+             "2.png": encode(flat, transparency=0), "3.png": encode(flat.convert("RGB"), transparency=(0, 0, 0))}
+    images = converted(tmp_path, files, force_channels=4)
+    np.testing.assert_array_equal(images[0], np.asarray(gray.convert("RGBA")))
+    assert all(not image[..., 3].any() for image in images[1:])
+
+
+def test_gray_and_colour_images_mix_once_channels_are_forced(tmp_path):
+    files = {"a.png": encode(noise()), "b.png": encode(noise(mode="L")), "c.png": encode(TRANSPARENT)}
+    result = run(f"--source={folder(tmp_path / 'in', files)}", f"--dest={tmp_path / 'out'}", "--force-channels=3")
+    assert result.output.startswith("3 images (8x8 RGB, ")
+
+
 def test_metadata_of_the_source_is_left_behind(tmp_path):
     info = PIL.PngImagePlugin.PngInfo()
     info.add_text("Comment", "private")
@@ -245,7 +330,7 @@ def test_metadata_of_the_source_is_left_behind(tmp_path):
 @pytest.mark.parametrize("odd, words", [
     ({"9.png": encode(noise(4, 4))}, ["all images must be alike, 9.png is 4x4 RGB and 0.png is 8x8 RGB"]),
     ({"9.png": encode(noise(mode="L"))}, ["9.png is 8x8 gray"]),
-    ({"9.png": encode(noise().convert("RGBA"))}, ["9.png has transparency", "RGBA"]),
+    ({"9.png": encode(noise().convert("RGBA"))}, ["9.png has transparency", "RGBA", "--force-channels"]),
     ({"9.png": encode(noise(mode="L").convert("LA"))}, ["9.png has transparency", "LA"]),
     ({"9.png": encode(noise().quantize(4), transparency=0)}, ["9.png has transparency"]),
     ({"9.tif": encode(PIL.Image.fromarray(np.ones([8, 8], dtype=np.float32)), "tiff")}, ["9.tif", "mode F"]),
@@ -262,10 +347,94 @@ def test_a_bad_file_is_named_and_nothing_is_left_behind(tmp_path, odd, words, de
     assert os.listdir(tmp_path) == ["in"]
 
 
-@pytest.mark.parametrize("size, rule", [((8, 4), "be square, got 8x4"), ((6, 6), "be a power of two, got 6x6")])
+@pytest.mark.parametrize("size, rule", [
+    ((6, 6), "must be a power of two, got 6x6; 8x8 is near and possible"),
+    ((100, 60), "a power of two of at least 4 times whole numbers up to 16"),
+    ((100, 60), "got 100x60; 96x64 is near and possible"),
+])
 def test_a_size_that_networks_cannot_use_is_refused(tmp_path, size, rule):
     source = folder(tmp_path / "in", {"a.png": encode(noise(*size))})
     refused(run(f"--source={source}", f"--dest={tmp_path / 'out.zip'}"), "a.png", rule)
+
+
+def test_bad_images_are_skipped_and_each_is_reported_with_its_reason(tmp_path):
+    files = {
+        "0.png": encode(noise(9, 9)), "1.png": encode(noise()), "2.png": encode(noise())[:100],
+        "3.png": encode(noise()), "4.png": encode(noise(4, 4)), "5.png": encode(noise(mode="L")), "6.jpg": b"text",
+        "7.png": encode(TRANSPARENT),
+    }
+    dest = tmp_path / "out.zip"
+    result = run(f"--source={folder(tmp_path / 'in', files)}", f"--dest={dest}", "--skip-bad")
+    first, *lines = result.output.splitlines()
+    assert first.startswith("2 images (8x8 RGB, no labels, 6 bad ones skipped)")
+    reasons = ["0.png", "2.png", "4.png is 4x4 RGB and 1.png is 8x8", "5.png is 8x8 gray", "6.jpg: not an image",
+               "7.png has transparency"]
+    assert len(lines) == 6 and all(reason in line for reason, line in zip(reasons, lines))
+    assert zipfile.ZipFile(dest).namelist()[:2] == ["00000/img00000001.png", "00000/img00000003.png"]
+    assert sorted(os.listdir(tmp_path)) == ["in", "out.zip"]
+
+
+@pytest.mark.parametrize("dest", ["out.zip", "out", "out/."])
+def test_a_long_report_goes_to_a_file_beside_the_data_set(tmp_path, dest):
+    files = {**photos(2), **{f"bad{i:02}.png": b"x" for i in range(15)}}
+    result = run(f"--source={folder(tmp_path / 'in', files)}", f"--dest={tmp_path / dest}", "--skip-bad")
+    report = tmp_path / "out.skipped.txt"
+    assert [f"bad{i:02}.png" in line for i, line in enumerate(report.read_text().splitlines())] == [True] * 15
+    assert result.output.splitlines()[-1] == f"  ... and 5 more: {report}"
+    assert len(result.output.splitlines()) == 1 + 10 + 1
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path):
+    names = ["a\nb.png", "c\x1b[2J.png", os.fsdecode(b"d\xff.png")]
+    files = {"class\x1b/0.png": encode(noise()), **{f"other/{name}": b"x" for name in names}}
+    source = folder(tmp_path / "in", files)
+    result = run(f"--source={source}", f"--dest={tmp_path / 'out'}", "--skip-bad", "--subfolders-as-labels")
+    lines = result.output.splitlines()[1:]
+    assert [line.split(" (")[0] for line in lines[:2]] == ["  class 0: class\\x1b", "  class 1: other"]
+    escaped = ["a\\nb.png", "c\\x1b[2J.png", "d\\udcff.png"]
+    assert [name in line for name, line in zip(escaped, lines[2:])] == [True] * 3
+
+
+def test_labels_of_skipped_images_are_not_missed(tmp_path):
+    labels = json.dumps({"labels": [["0.png", 1], ["2.png", 0]]}).encode()
+    files = {**photos(), "1.png": b"bad", "dataset.json": labels}
+    converted(tmp_path, files, skip_bad=True)
+    dataset = ImageFolderDataset(str(tmp_path / "out.zip"), use_labels=True)
+    assert [int(dataset.get_details(i).raw_label) for i in range(2)] == [1, 0]
+
+
+def test_a_source_of_bad_images_only_is_refused(tmp_path):
+    source = folder(tmp_path / "in", {"0.png": b"x", "1.png": b"y"})
+    refused(run(f"--source={source}", f"--dest={tmp_path / 'out'}", "--skip-bad"), "all 2 images are bad", "0.png")
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_first_folders_are_classes_in_the_order_of_their_names(tmp_path):
+    files = {"dog/a.png": encode(noise(seed=0)), "cat/deep/b.png": encode(noise(seed=1)),
+             "dog/c.png": encode(noise(seed=2)), "dataset.json": b'{"labels": [["dog/a.png", 7]]}'}
+    dest = tmp_path / "out.zip"
+    result = run(f"--source={folder(tmp_path / 'in', files)}", f"--dest={dest}", "--subfolders-as-labels")
+    assert result.output.splitlines()[0].startswith("3 images (8x8 RGB, labels of 2 classes)")
+    assert result.output.splitlines()[1:] == ["  class 0: cat (1 images)", "  class 1: dog (2 images)"]
+    dataset = ImageFolderDataset(str(dest), use_labels=True)
+    assert [int(dataset.get_details(i).raw_label) for i in range(3)] == [0, 1, 1]
+    assert json.loads(zipfile.ZipFile(dest).read("dataset.json"))["class_names"] == ["cat", "dog"]
+
+
+def test_classes_keep_their_numbers_when_only_some_images_are_taken(tmp_path):
+    files = {f"{name}/{i}.png": encode(noise()) for name in "abc" for i in range(2)}
+    options = ConversionOptions(subfolders_as_labels=True, max_images=3)
+    summary = convert_dataset(folder(tmp_path / "in", files), str(tmp_path / "out"), options)
+    assert summary.classes == [("a", 2), ("b", 1), ("c", 0)]
+
+
+@pytest.mark.parametrize("names, words", [
+    (["a/0.png", "1.png"], ["every image in a folder", "1.png is in none"]),
+    (["all/a/0.png", "all/b/1.png"], ["several folders", "all images are in all"]),
+])
+def test_folders_that_cannot_be_classes_are_refused(tmp_path, names, words):
+    source = folder(tmp_path / "in", {name: encode(noise()) for name in names})
+    refused(run(f"--source={source}", f"--dest={tmp_path / 'out'}", "--subfolders-as-labels"), *words)
 
 
 @pytest.mark.parametrize("args, words", [
@@ -290,6 +459,11 @@ def test_a_size_that_networks_cannot_use_is_refused(tmp_path, size, rule):
     (["--source=in", "--transform=center-crop-wide", "--resolution=16x8"], ["drops all 3 images", "16x8"]),
     (["--source=in", "--transform=round"], ["transform", "round"]),
     (["--source=in", "--resize-filter=nearest"], ["resize-filter", "nearest"]),
+    (["--source=in", "--resolution=1280x720"], ["1280x720; 1280x768 is near and possible"]),
+    (["--source=in", "--force-channels=2"], ["force-channels", "2"]),
+    (["--source=in", "--workers=0"], ["workers", "0"]),
+    (["--source=castles", "--resolution=32x32", "--max-images=2", "--subfolders-as-labels"],
+     ["subfolders-as-labels needs a folder or .zip", "castles"]),
 ])
 def test_a_bad_request_is_refused_in_one_line_and_writes_nothing(tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
@@ -310,6 +484,7 @@ def test_a_destination_that_is_taken_is_refused_untouched(tmp_path, monkeypatch)
     refused(run("--source=in", "--dest=full"), "full must be empty")
     refused(run("--source=in", "--dest=file"), "file must be a folder or end in .zip")
     refused(run("--source=in", "--dest=dir.zip"), "dir.zip must be a file")
+    refused(run("--source=in", "--dest=file/out.zip"), "file")
     refused(run("--source=in", "--dest=in"), "must not be the source")
     assert sorted(os.listdir(tmp_path)) == ["dir.zip", "file", "full", "in"]
     assert os.listdir("full") == ["mine.txt"] and sorted(os.listdir("in")) == ["0.png", "1.png", "2.png"]
@@ -346,6 +521,80 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["in"]
 
 
+@pytest.mark.parametrize("dest, signal_number, to_group", [
+    ("new/out.zip", signal.SIGINT, True), ("new/out", signal.SIGTERM, False),
+])
+def test_a_signal_ends_all_processes_and_leaves_nothing(tmp_path, dest, signal_number, to_group):
+    args = ["--source=castles", f"--dest={tmp_path / dest}", "--resolution=16x16", "--max-images=100000", "--workers=2"]
+    tool = subprocess.Popen([sys.executable, str(ROOT / "dataset_tool.py"), *args], start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: any(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+    family = [psutil.Process(tool.pid), *psutil.Process(tool.pid).children(recursive=True)]
+    (os.killpg if to_group else os.kill)(tool.pid, signal_number)   # the terminal sends Ctrl-C to the whole group
+    output, errors = tool.communicate(timeout=30)
+    assert (tool.returncode, output, errors.strip()) == (130, "", "Aborted")
+    assert len(family) >= 3 and not psutil.wait_procs(family, timeout=30)[1]
+    assert os.listdir(tmp_path) == []
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_full_disk_ends_the_workers_too(tmp_path, monkeypatch):
+    def write(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", write)
+    options = ConversionOptions(width=8, height=8, max_images=10**6, workers=2)
+    with pytest.raises(OSError, match="no space left"):
+        convert_dataset("castles", str(tmp_path / "out.zip"), options)
+    assert os.listdir(tmp_path) == [] and multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("dest", ["deep/er/out", "deep/er/out.zip"])
+def test_a_failed_run_makes_no_folders(tmp_path, dest):
+    with pytest.raises(OSError):
+        convert_dataset(folder(tmp_path / "in", {"0.png": b"x"}), str(tmp_path / dest))
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path, monkeypatch):
+    def move_one(source, dest):
+        if os.listdir(os.path.dirname(dest)):
+            raise OSError("no space left")
+        os.rename(source, dest)
+
+    monkeypatch.setattr("shutil.move", move_one)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="no space left"):
+        convert_dataset(folder(tmp_path / "in", photos()), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"] and os.listdir(tmp_path / "out") == []
+
+
+def test_progress_on_a_terminal_is_one_line_that_goes_away(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    clock = iter([0, 0.05, 2, 2.01, 4])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(dataset_tool.time, "monotonic", lambda: next(clock))
+    with dataset_tool.progress_line() as show:
+        for done in (1, 20, 21, 40):
+            show(done, 100)
+    clear = "\033[K"   # what is left of a longer line before
+    assert terminal.getvalue().split("\r") == [
+        "", f"20/100 images   10 images/s   8s left{clear}", f"40/100 images   10 images/s   6s left{clear}", clear]
+
+
+def test_there_is_no_progress_line_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with dataset_tool.progress_line() as show:
+        assert show is None
+
+
 def test_progress_counts_up_to_the_total(tmp_path):
     calls = []
     source = folder(tmp_path / "in", photos())
@@ -362,12 +611,21 @@ def test_castles_are_those_of_the_seed(tmp_path):
         np.testing.assert_array_equal(dataset[i][0].transpose(1, 2, 0), np.asarray(draw_castle(7, 32, i)))
 
 
-def test_help_ends_with_two_commands_and_the_first_runs(tmp_path):
-    commands = run("--help").output.rstrip().splitlines()[-2:]
-    assert all(command.strip().startswith("python dataset_tool.py --source=") for command in commands)
-    words = [*commands[0].split()[2:], f"--dest={tmp_path / 'c.zip'}", "--max-images=2"]   # the last of a name counts
-    subprocess.run([sys.executable, str(ROOT / "dataset_tool.py"), *words], check=True, capture_output=True)
-    assert ImageFolderDataset(str(tmp_path / "c.zip"), resolution=64).image_shape == [3, 64, 64]
+def test_help_ends_with_two_commands_that_run(tmp_path):
+    commands = [line.split() for line in run("--help").output.rstrip().splitlines()[-2:]]
+    assert all(words[:2] == ["python", "dataset_tool.py"] for words in commands)
+    folder(tmp_path / "photos", {"a/1.jpg": encode(noise(300, 200), "jpeg"), "2.png": encode(noise(257, 300))})
+    (tmp_path / "datasets").mkdir()
+    for words in commands:
+        script = [sys.executable, str(ROOT / "dataset_tool.py"), *words[2:], "--max-images=2"]   # instead of 20,000
+        subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    assert ImageFolderDataset(str(tmp_path / "datasets" / "castles64.zip")).image_shape == [3, 64, 64]
+    assert ImageFolderDataset(str(tmp_path / "datasets" / "photos256.zip")).image_shape == [3, 256, 256]
+
+
+def test_the_command_starts_without_torch():
+    code = "import dataset_tool, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_real_photographs_convert_and_read_back(tmp_path, shared):

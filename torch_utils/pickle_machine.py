@@ -23,6 +23,7 @@ MAX_NAME_LENGTH = 1000         # of a global with its module
 MAX_KEY_BITS = 62              # wider integers can be chosen so that all of them hash alike
 MAX_LISTED_NAMES = 12          # names quoted in an error
 _VIEW_BYTES = 1 << 12          # byte strings from this size on are views into the file, not copies
+_PYTHON2_STRING = b"T"         # opcode of its strings of more than 255 bytes
 
 
 class RefusedPickle(ValueError):
@@ -238,12 +239,16 @@ class _Reader:
 
     def __init__(self, view: memoryview):
         self._view = view
+        self._opcode = b""
         self.position = 0
 
     def read(self, size: int) -> Any:
         chunk = self._view[self.position : self.position + size]
         self.position += len(chunk)
-        return chunk if size >= _VIEW_BYTES else bytes(chunk)
+        if size == 1:  # an opcode, or a length that no long read follows
+            self._opcode = bytes(chunk)
+        # `pickletools` decodes the long strings of Python 2, which views cannot.
+        return chunk if size >= _VIEW_BYTES and self._opcode != _PYTHON2_STRING else bytes(chunk)
 
     def readline(self) -> bytes:
         chunk = bytes(self._view[self.position : self.position + MAX_LINE_BYTES])

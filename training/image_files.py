@@ -54,15 +54,7 @@ class ImageArchive:
 
     def load_image(self, name: str) -> PIL.Image.Image:
         """Decoded image of a file. `OSError` with archive and name if it is not a complete image."""
-        data = self.read(name)
-        try:
-            image = PIL.Image.open(io.BytesIO(data))
-            image.load()
-            return image
-        except PIL.UnidentifiedImageError as err:
-            raise OSError(f"{self.path}: cannot read {name}: not an image that Pillow knows") from err
-        except Exception as err:   # Pillow's decoders raise nearly anything on damaged data
-            raise OSError(f"{self.path}: cannot read {name}: {one_line(err)}") from err
+        return decode_image(self.read(name), f"{self.path}: cannot read {name}")
 
     def close(self) -> None:
         if self._zip is not None and self._zip_pid == os.getpid():
@@ -80,6 +72,18 @@ class ImageArchive:
             except (zipfile.BadZipFile, NotImplementedError, ValueError) as err:
                 raise OSError(f"{self.path} is not a readable zip archive: {one_line(err)}") from err
         return self._zip
+
+
+def decode_image(data: bytes, problem: str) -> PIL.Image.Image:
+    """Decoded image of the content of a file. `OSError` that begins with `problem` if it is not a complete image."""
+    try:
+        image = PIL.Image.open(io.BytesIO(data))
+        image.load()
+        return image
+    except PIL.UnidentifiedImageError as err:
+        raise OSError(f"{problem}: not an image that Pillow knows") from err
+    except Exception as err:   # Pillow's decoders raise nearly anything on damaged data
+        raise OSError(f"{problem}: {one_line(err)}") from err
 
 
 def list_folder(path: str) -> list[str]:
