@@ -7,26 +7,31 @@ import importlib.util
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from training.cli import Command, network_option
+from training.image_commands import choose_film_format, class_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     import torch
 
     from ssn_plugin.recipe import Recipe
+    from training.interpolation import Interpolation
 
 PLACES = ("resample_block", "resample_mask")
+SERIES = ("interpolate", "trunc_grid")
 # Option -> options that contradict it or would have no effect beside it.
 EXCLUDES = {
     "resample_block": ("resample_mask", "projected_w"),
     "resample_mask": ("projected_w",),
     "transplant_from": ("variants", "variant_seed", "resample_noise"),
-    "recipe_file": ("seeds", "trunc", "class_idx", "noise_mode", "projected_w"),
+    "recipe_file": ("seeds", "trunc", "class_idx", "noise_mode", "projected_w", *SERIES),
+    "interpolate": ("trunc_grid", "projected_w", *PLACES),
+    "trunc_grid": ("trunc", "projected_w", *PLACES),
 }
 # Option -> options of which it needs one.
 NEEDS = {
@@ -36,6 +41,9 @@ NEEDS = {
     "variant_seed": PLACES,
     "transplant_from": PLACES,
     "pick": ("recipe_file",),
+    "space": ("interpolate",),
+    "loop": ("interpolate",),
+    "fps": ("interpolate",),
 }
 EPILOG = """\b
 Examples:
@@ -48,11 +56,21 @@ Examples:
 @network_option()
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
-@click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")
+@class_option()
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones, or none")
 @click.option("--projected-w", metavar="FILE", help="Render the latents that projector.py saved, instead of seeds")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
+@click.option("--interpolate", type=click.IntRange(1, 10**5), metavar="FRAMES",
+              help="Instead of images make a film from seed to seed with so many frames each: MP4, or animated WebP "
+                   "where there is no ffmpeg")
+@click.option("--space", type=click.Choice(["w", "z"]), default="w", show_default=True,
+              help="Move in a straight line through the styles, or on the sphere of the latents")
+@click.option("--loop", is_flag=True, help="Return to the first seed at the end, for a film that is repeated")
+@click.option("--fps", type=click.IntRange(1, 120), default=30, show_default=True, metavar="INT",
+              help="Frames per second of the film")
+@click.option("--trunc-grid", metavar="LIST",
+              help="Instead of images make a sheet with a row per seed and a column per psi, e.g. 0,0.5,0.7,1")
 @click.option("--resample-block", metavar="BLOCKS",
               help="Redraw these blocks of each image: ROW,COL or an index from the top left; several joined with '+' "
                    "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those")
@@ -82,6 +100,11 @@ def main(
     noise_mode: str,
     projected_w: str | None,
     outdir: str,
+    interpolate: int | None,
+    space: str,
+    loop: bool,
+    fps: int,
+    trunc_grid: str | None,
     resample_block: str | None,
     resample_mask: str | None,
     variants: int,
@@ -96,14 +119,16 @@ def main(
 ) -> None:
     """Generate images from a trained network, and redraw parts of them.
 
-    Writes seed0003.png for each seed. With --resample-block or --resample-mask (networks trained with --cfg=ssn) also
-    seed0003-v01.png and so on, a contact sheet, a map of the change, and seed0003-recipe.json. To keep variant 5 and
-    redraw something else, go on from that file:
+    Writes seed0003.png for each seed; with --interpolate instead a film seed0003-seed0007.mp4 from the first seed to
+    the last, with --trunc-grid a sheet seed0003-seed0007-trunc.png. With --resample-block or --resample-mask (networks
+    trained with --cfg=ssn) also seed0003-v01.png and so on, a contact sheet, a map of the change, and
+    seed0003-recipe.json. To keep variant 5 and redraw something else, go on from that file:
     --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3. These files are called seed0003-edit1 and so on;
     where a name is taken by another edit of the same image, a number follows: seed0003-2.
     """
     check_options(ctx)
-    from training import generation  # imports torch, which --help and wrong usage need not wait for
+    # These import torch, which --help and wrong usage need not wait for.
+    from training import generation, interpolation, truncation_grid
 
     # What can be refused without the network is refused before it is loaded, the rest before the first file.
     seed_list = [] if seeds is None else generation.parse_seeds(seeds)
@@ -113,8 +138,17 @@ def main(
         w = generation.load_projected_w(projected_w)
         G = load()
         generation.check_projected_w(G, w, projected_w)
-        for path in generation.save_projected(G, w, noise_mode, outdir):
+        noise = generation.load_projected_noise(G, projected_w)
+        for path in generation.save_projected(G, w, noise, noise_mode, outdir):
             click.echo(path)
+    elif interpolate is not None:
+        way = interpolation.Interpolation(seed_list, interpolate, space, loop)
+        click.echo(save_film(load, way, class_idx, trunc, noise_mode, fps, outdir))
+    elif trunc_grid is not None:
+        psis = truncation_grid.parse_psis(trunc_grid, len(seed_list))
+        G = load()
+        class_idx = usable_class(G, class_idx)
+        click.echo(truncation_grid.save_truncation_grid(G, seed_list, psis, class_idx, noise_mode, outdir))
     elif not redraws and recipe_file is None:
         G = load()
         class_idx = usable_class(G, class_idx)
@@ -140,7 +174,7 @@ def main(
         paths = redraw(G, recipes, outdir)
         options = [f"--network={network}", f"--outdir={outdir}"]
         options += [f"--device={device}"] * (device is not None) + ["--trust-pickle"] * trust_pickle
-        print_next_step(options, recipes[0], paths[0], G.block_grid[0])
+        print_next_step(options, recipes[0], paths[0], G.block_grid[-1])
 
 
 def check_options(ctx: click.Context) -> None:
@@ -161,17 +195,23 @@ def check_options(ctx: click.Context) -> None:
         raise click.UsageError(f"--trunc must be finite, got {ctx.params['trunc']}")
 
 
-def usable_class(G: torch.nn.Module, class_idx: int | None) -> int | None:
-    """The class to generate; None, with a warning where one was given, for an unconditional network."""
-    if G.c_dim == 0:
-        if class_idx is not None:
-            click.echo("Warning: --class has no effect, the network is unconditional", err=True)
-        return None
-    if class_idx is None:
-        raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
-    if not 0 <= class_idx < G.c_dim:
-        raise click.UsageError(f"--class must be in 0..{G.c_dim - 1} for this network, got {class_idx}")
-    return class_idx
+def save_film(
+    load: Callable[[], torch.nn.Module],
+    way: Interpolation,
+    class_idx: int | None,
+    trunc: float,
+    noise_mode: str,
+    fps: int,
+    outdir: str,
+) -> str:
+    """Make the film of `--interpolate`; returns its path."""
+    from training.interpolation import interpolation_frames, save_interpolation
+
+    film_format = choose_film_format()
+    G = load()
+    frames = interpolation_frames(G, way, usable_class(G, class_idx), trunc, noise_mode)
+    with progress_bar("Saving the film", way.num_frames) as bar:
+        return save_interpolation(frames, way, fps, outdir, film_format, lambda: bar.update(1))
 
 
 def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:

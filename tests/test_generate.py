@@ -1,4 +1,4 @@
-"""generate.py: the stock options, resampling from the command line, and what it refuses."""
+"""generate.py: the stock options, films and sheets, resampling from the command line, and what it refuses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 import generate
 from ssn_plugin.networks import SSNGenerator
 from training import generation
+from training.interpolation import Interpolation, interpolation_frames, slerp
 from training.networks import Generator
 
 SMALL = dict(channel_base=64, channel_max=8)
@@ -50,6 +51,8 @@ def folder(tmp_path_factory) -> Path:
     Image.fromarray(mask).save(folder / "mask.png")
     Image.fromarray(mask[:8]).save(folder / "half.png")
     np.savez(folder / "w.npz", w=np.random.RandomState(0).randn(2, 6, 4))
+    noise: dict = {"b8.conv0.noise_const": np.zeros([4, 4])}
+    np.savez(folder / "noise.npz", w=np.zeros([1, 6, 4]), **noise)
     np.savez(folder / "other.npz", v=np.zeros([2, 6, 4]))
     (folder / "junk").write_bytes(b"junk")
     return folder
@@ -113,7 +116,7 @@ def test_random_noise_of_a_latent_is_replaced_for_one_call_only(folder):
     G = load(folder / "plain.pkl")
     before = {name: buffer.clone() for name, buffer in G.named_buffers()}
     ws, state = torch.zeros([1, 6, 4]), torch.get_rng_state()
-    images = [generation._call_with_noise(G.synthesis, seed, "random", ws) for seed in (0, 1, 0)]
+    images = [generation.call_with_noise(G.synthesis, seed, "random", ws) for seed in (0, 1, 0)]
     assert torch.equal(images[0], images[2]) and not torch.equal(images[0], images[1])
     assert all(torch.equal(buffer, before[name]) for name, buffer in G.named_buffers())
     assert torch.equal(torch.get_rng_state(), state)
@@ -134,6 +137,108 @@ def test_projected_latents_are_rendered_instead_of_seeds(folder, tmp_path):
     w = torch.from_numpy(np.load(folder / "w.npz")["w"]).float()
     img = load(folder / "plain.pkl").synthesis(w[1:], noise_mode="const")
     assert np.array_equal(pixels(tmp_path / "proj01.png"), as_8_bit(img))
+
+
+def test_fitted_noise_maps_are_rendered_with_the_projected_latents(folder, tmp_path):
+    G = load(folder / "plain.pkl")
+    w = np.random.RandomState(0).randn(1, 6, 4).astype(np.float32)
+    noise = {name: torch.randn(value.shape) for name, value in generation.noise_maps(G.synthesis).items()}
+    np.savez(tmp_path / "w.npz", w=w, **{name: value.numpy() for name, value in noise.items()})
+    common = ["--network", folder / "plain.pkl", "--projected-w", tmp_path / "w.npz", "--outdir", tmp_path]
+    run_ok(*common)
+    with torch.no_grad():
+        for name, value in noise.items():
+            G.synthesis.get_buffer(name).copy_(value)
+    expected = {mode: as_8_bit(G.synthesis(torch.from_numpy(w), noise_mode=mode)) for mode in ("const", "none")}
+    assert np.array_equal(pixels(tmp_path / "proj00.png"), expected["const"])
+    run_ok(*common, "--noise-mode=none")
+    assert np.array_equal(pixels(tmp_path / "proj00.png"), expected["none"])
+
+
+def film_of(folder: Path, **options) -> list[np.ndarray]:
+    settings = {name: options.pop(name) for name in ("class_idx", "truncation_psi", "noise_mode") if name in options}
+    network = options.pop("network", "plain.pkl")
+    return list(interpolation_frames(load(folder / network), Interpolation(**options), **settings))
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+@pytest.mark.parametrize(("network", "class_idx"), [("plain.pkl", None), ("ssn.pkl", None), ("gray.pkl", 1)])
+def test_a_film_passes_through_the_images_of_its_seeds(folder, tmp_path, space, network, class_idx):
+    frames = film_of(folder, network=network, seeds=[5, 2, 9], steps=4, space=space, class_idx=class_idx,
+                     truncation_psi=0.7)
+    assert len(frames) == 9
+    paths = generation.save_seeds(load(folder / network), [5, 2, 9], class_idx, 0.7, "const", tmp_path)
+    for number, path in zip((0, 4, 8), paths, strict=True):
+        assert np.array_equal(np.squeeze(frames[number]), pixels(Path(path)))
+
+
+def test_a_film_ends_at_its_last_seed_or_on_the_way_back_to_its_first(folder):
+    loop = film_of(folder, seeds=[5, 2], steps=3, loop=True)
+    once = film_of(folder, seeds=[5, 2], steps=3)
+    assert (len(loop), len(once)) == (6, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(loop, once, strict=False))
+    assert np.array_equal(loop[4], film_of(folder, seeds=[2, 5], steps=3)[1]), "the way back from 2 to 5"
+
+
+def test_a_film_in_w_moves_in_a_straight_line_and_one_in_z_on_the_sphere(folder):
+    G = load(folder / "plain.pkl")
+    z = [generation.seed_to_z(seed, 4) for seed in (5, 2)]
+    w = [G.mapping(latent, None) for latent in z]
+    half = film_of(folder, seeds=[5, 2], steps=2)[1]
+    img = G.synthesis((w[0] + w[1]) / 2, noise_mode="const")
+    assert abs(half.astype(int) - as_8_bit(img)).max() <= 1
+    directions = [latent / latent.norm() for latent in z]   # half way on an arc is the sum of its ends
+    img = G(directions[0] + directions[1], None, noise_mode="const")
+    half = film_of(folder, seeds=[5, 2], steps=2, space="z")[1]
+    assert abs(half.astype(int) - as_8_bit(img)).max() <= 1
+
+
+def test_spherical_interpolation_turns_each_block_at_constant_speed():
+    a, b = torch.randn([1, 12]), torch.randn([1, 12])
+    path = [slerp(a, b, t, num_blocks=3).reshape(3, 4) for t in (0, 0.25, 0.5, 0.75, 1)]
+    assert torch.equal(path[0], a.reshape(3, 4))
+    torch.testing.assert_close(path[4], b.reshape(3, 4))
+    steps = [torch.cosine_similarity(before, after).acos() for before, after in zip(path, path[1:], strict=False)]
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0])
+    torch.testing.assert_close(slerp(a, a, 0.3, 3), a)
+
+
+def test_random_noise_stays_the_same_throughout_a_film(folder):
+    frames = film_of(folder, seeds=[5, 2], steps=1, noise_mode="random")
+    img = generation.call_with_noise(load(folder / "plain.pkl"), 5, "random", generation.seed_to_z(2, 4), None)
+    assert np.array_equal(frames[1], as_8_bit(img))
+
+
+def test_interpolating_writes_a_film_named_by_its_seeds(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.video._ffmpegs", lambda: [])
+    common = ["--network", folder / "ssn.pkl", "--seeds=5,2,9", "--outdir", tmp_path]
+    output = run_ok(*common, "--interpolate=2", "--space=z", "--fps=20", "--trunc=0.7", "--loop")
+    assert "animated WebP" in output and output.endswith(f"{tmp_path}/seed0005-seed0009.webp\n")
+    with Image.open(tmp_path / "seed0005-seed0009.webp") as film:
+        assert (film.n_frames, film.size) == (6, (256, 256))
+        film.load()
+        assert film.info["duration"] == 50   # milliseconds
+    run_ok(*common, "--interpolate=2")
+    with Image.open(tmp_path / "seed0005-seed0009.webp") as film:
+        assert film.n_frames == 5
+
+
+def test_a_truncation_grid_has_the_image_of_each_seed_and_psi(folder, tmp_path):
+    output = run_ok("--network", folder / "plain.pkl", "--seeds=4,1", "--trunc-grid=-0.5,0,1", "--outdir", tmp_path)
+    assert output == f"{tmp_path}/seed0004-seed0001-trunc.png\n"
+    page = pixels(tmp_path / "seed0004-seed0001-trunc.png")
+    for row, seed in enumerate((4, 1)):
+        for column, psi in enumerate((-0.5, 0, 1)):
+            run_ok("--network", folder / "plain.pkl", "--seeds", seed, "--trunc", psi, "--outdir", tmp_path)
+            image = pixels(tmp_path / f"seed{seed:04d}.png").repeat(8, axis=0).repeat(8, axis=1)
+            top, left = page.shape[0] - 20 + 4 - (2 - row) * 132, page.shape[1] - 20 + 4 - (3 - column) * 132
+            assert np.array_equal(page[top : top + 128, left : left + 128], image)
+
+
+def test_a_truncation_grid_of_one_seed_is_named_by_it(folder, tmp_path):
+    run_ok("--network", folder / "gray.pkl", "--class=1", "--seeds=4", "--trunc-grid=0.5", "--outdir", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["seed0004-trunc.png"]
 
 
 def test_a_class_for_an_unconditional_network_is_a_warning(folder, tmp_path):
@@ -253,8 +358,23 @@ REFUSALS = [
     (["--network=gray.pkl", "--seeds=1", "--class=3"], "--class must be in 0..2 for this network, got 3"),
     (["--network=ssn.pkl", "--projected-w=w.npz"], "w.npz: w must be [N, 6, 64] for this network, got [2, 6, 4]"),
     (["--network=ssn.pkl", "--projected-w=other.npz"], "other.npz has no array 'w' as projector.py writes it"),
+    (["--network=plain.pkl", "--projected-w=noise.npz"],
+     "noise.npz: b8.conv0.noise_const must be [8, 8] for this network, got [4, 4]"),
     (["--network=ssn.pkl", "--projected-w=junk"], "junk is not a readable npz file"),
     (["--network=ssn.pkl", "--projected-w=missing.npz"], "missing.npz: No such file or directory"),
+    (["--network=plain.pkl", "--seeds=1", "--interpolate=5"], "needs at least two seeds and one frame for each, got 1"),
+    (["--network=plain.pkl", "--seeds=1-3", "--interpolate=0"], "--interpolate"),
+    (["--network=plain.pkl", "--seeds=1-3", "--interpolate=99999"], "may have at most 100000 frames, got 199999"),
+    (["--network=plain.pkl", "--seeds=1-3", "--interpolate=5", "--trunc-grid=1"],
+     "--interpolate cannot be combined with --trunc-grid"),
+    (["--network=plain.pkl", "--seeds=1-3", "--space=z"], "--space needs --interpolate"),
+    (["--network=plain.pkl", "--seeds=1-3", "--interpolate=5", "--fps=0"], "--fps"),
+    (["--network=gray.pkl", "--seeds=1-3", "--interpolate=5"], "the network is conditional"),
+    (["--network=plain.pkl", "--seeds=1", "--trunc-grid="], "truncation values must look like 0.5,0.7,1, got ''"),
+    (["--network=plain.pkl", "--seeds=1", "--trunc-grid=0.5,inf"], "truncation values must look like 0.5,0.7,1"),
+    (["--network=plain.pkl", "--seeds=0-999", "--trunc-grid=0,0.5,1"], "at most 2000 images, got 1000 x 3"),
+    (["--network=plain.pkl", "--seeds=1", "--trunc-grid=1", "--trunc=0.7"],
+     "--trunc-grid cannot be combined with --trunc"),
     (["--network=plain.pkl", "--seeds=1", "--resample-block=0"], "plain.pkl has no block grid"),
     (["--network=plain.pkl", "--recipe=recipe.json"], "plain.pkl has no block grid"),
     (["--network=ssn.pkl", "--seeds=1", "--resample-block=4,0"], "block (4, 0) is outside the 4x4 latent grid"),
@@ -298,7 +418,7 @@ def test_a_wrong_request_is_refused_in_one_line_before_anything_is_written(
     monkeypatch.chdir(folder)
     result = run(*options, "--outdir", tmp_path / "out")
     assert result.exit_code == 2
-    errors = [line for line in result.output.splitlines() if not line.startswith("Warning")]
+    errors = [line for line in result.output.splitlines() if not line.startswith(("Warning", "Note"))]
     assert len(errors) == 1
     assert errors[0].startswith("Error: ")
     assert message in errors[0]

@@ -35,6 +35,12 @@ def parse_seeds(text: str) -> list[int]:
     return list(seeds)
 
 
+def series_name(seeds: Sequence[int]) -> str:
+    """What a file about several seeds is called: `seed0003-seed0007`, by the first and the last; `seed0003` of one."""
+    first, last = f"seed{seeds[0]:04d}", f"seed{seeds[-1]:04d}"
+    return first if len(seeds) == 1 else f"{first}-{last}"
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or the first CUDA GPU, or the CPU where there is none."""
     if name is None:
@@ -99,35 +105,42 @@ def save_seeds(
     from that of single images, so that a seed would give slightly different files from one call to the next.
     """
     os.makedirs(outdir, exist_ok=True)
-    device = _device_of(G)
+    device = device_of(G)
     c = class_to_label(class_idx, G.c_dim).to(device)
     for seed in seeds:
         z = seed_to_z(seed, G.z_dim).to(device)
-        img = _call_with_noise(G, seed, noise_mode, z, c, truncation_psi=truncation_psi)
+        img = call_with_noise(G, seed, noise_mode, z, c, truncation_psi=truncation_psi)
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"seed{seed:04d}.png"))
 
 
-def _call_with_noise(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+def noise_maps(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The fixed noise maps of a network or of its synthesis part, by buffer name, in the order of the convolutions."""
+    return {name: buffer for name, buffer in net.named_buffers() if name.endswith(".noise_const")}
+
+
+def synthesize(G: torch.nn.Module, ws: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Images `[N, C, H, W]` of styles `[N, num_ws, w_dim]`.
+
+    noise: maps that take the place of the fixed ones of `G.synthesis` for this call; those not named stay.
+    """
+    return torch.func.functional_call(G.synthesis, noise, (ws,), dict(noise_mode="const"))
+
+
+def call_with_noise(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Call a network whose random noise follows from the seed: as its fixed noise maps, for this one call."""
     if noise_mode != "random":
         return net(*args, noise_mode=noise_mode, **kwargs)
-    fixed = [(name, buffer) for name, buffer in net.named_buffers() if name.endswith(".noise_const")]
-    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in enumerate(fixed)}
+    fixed = enumerate(noise_maps(net).items())
+    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in fixed}
     return torch.func.functional_call(net, noise, args, dict(kwargs, noise_mode="const"))
 
 
 def load_projected_w(path: str | os.PathLike) -> np.ndarray:
     """The array `w` of an npz file that projector.py wrote, float32. Its shape is checked by `check_projected_w`."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            w = data["w"]
-    except (KeyError, IndexError, AttributeError, TypeError) as err:
-        raise ValueError(f"{path} has no array 'w' as projector.py writes it") from err
-    except (ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise ValueError(f"{path} is not a readable npz file") from err
-    if w.dtype.kind != "f" or not np.isfinite(w).all():
-        raise ValueError(f"{path}: w must hold finite floats, got {w.dtype}")
-    return w.astype(np.float32)
+    w = _load_arrays(path, ["w"]).get("w")
+    if w is None:
+        raise ValueError(f"{path} has no array 'w' as projector.py writes it")
+    return w
 
 
 def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike) -> None:
@@ -135,17 +148,47 @@ def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike
         raise ValueError(f"{path}: w must be [N, {G.num_ws}, {G.w_dim}] for this network, got {list(w.shape)}")
 
 
+def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The noise maps that projector.py fitted and wrote beside `w`, by buffer name; empty if it fitted none."""
+    own = noise_maps(G.synthesis)
+    found = _load_arrays(path, list(own))
+    for name, value in found.items():
+        shape = list(own[name].shape)
+        if list(value.shape) != shape:
+            raise ValueError(f"{path}: {name} must be {shape} for this network, got {list(value.shape)}")
+    return {name: torch.from_numpy(value).to(own[name]) for name, value in found.items()}
+
+
+def _load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an npz file has, float32. ValueError if it is none or they are not numbers."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: np.asarray(data[name]) for name in names if name in data}
+    except (IndexError, AttributeError, TypeError):   # a single array, not a collection
+        return {}
+    except (ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise ValueError(f"{path} is not a readable npz file") from err
+    for name, value in arrays.items():
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} must hold finite floats, got {value.dtype}")
+    return {name: value.astype(np.float32) for name, value in arrays.items()}
+
+
 @torch.no_grad()
 def save_projected(
     G: torch.nn.Module,
-    w: np.ndarray,             # [N, num_ws, w_dim]
+    w: np.ndarray,                    # [N, num_ws, w_dim]
+    noise: dict[str, torch.Tensor],   # fitted noise maps, instead of the network's fixed ones
     noise_mode: str,
     outdir: str | os.PathLike,
 ) -> Iterator[str]:
     """Write `proj00.png` for each row of w; yields the paths as they are done. Random noise is that of the row."""
     os.makedirs(outdir, exist_ok=True)
-    for i, row in enumerate(torch.from_numpy(w).to(_device_of(G))):
-        img = _call_with_noise(G.synthesis, i, noise_mode, row[None])
+    for i, row in enumerate(torch.from_numpy(w).to(device_of(G))):
+        if noise_mode == "const":
+            img = synthesize(G, row[None], noise)
+        else:
+            img = call_with_noise(G.synthesis, i, noise_mode, row[None])
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
 
 
@@ -156,5 +199,13 @@ def save_png(image: np.ndarray, path: str) -> str:
     return path
 
 
-def _device_of(G: torch.nn.Module) -> torch.device:
+def device_of(G: torch.nn.Module) -> torch.device:
     return next(G.parameters()).device
+
+
+@torch.no_grad()
+def image_shape(G: torch.nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images of G."""
+    ws = torch.zeros([1, G.num_ws, G.w_dim], device=device_of(G))
+    _, channels, height, width = G.synthesis(ws, noise_mode="none").shape
+    return channels, height, width
