@@ -71,7 +71,7 @@ def main(
     \b
     A source is one of:
       a folder or .zip of images in any format that Pillow reads, with labels if dataset.json has them
-      an LSUN folder (*_lmdb)
+      an LSUN folder (*_lmdb); needs the package lmdb
       cifar-10-python.tar.gz, with labels
       *-images-idx3-ubyte.gz in the format of MNIST, with labels from the file beside it, padded to 32x32
       the word castles, which draws them (./castles is a folder of that name)

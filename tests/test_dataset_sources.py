@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import struct
+import sys
 import tarfile
 from pathlib import Path
 
@@ -269,6 +270,61 @@ def test_broken_images_of_lsun_are_named_by_their_keys(tmp_path):
     result = CliRunner().invoke(main, [f"--source={source}", f"--dest={tmp_path / 'out.zip'}", "--skip-bad"])
     assert result.output.startswith("1 images (8x8 gray, no labels, 2 bad ones skipped)")
     assert "b1" in result.output.splitlines()[1] and "c2" in result.output.splitlines()[2]
+
+
+@pytest.fixture
+def church(tmp_path) -> Path:
+    """An LSUN folder whose images are longer than a page and differ in length."""
+    images = {b"church%02d" % i: encoded(pixels(64, 64, 3, seed=i), "bmp") + bytes(50 * i) for i in range(20)}
+    return write_lsun(tmp_path / "church_lmdb", images)
+
+
+def test_lsun_files_that_are_cut_short_are_refused(church):
+    path = church / "data.mdb"
+    size = path.stat().st_size
+    for missing in (1, size // 2, size - 9000):
+        os.truncate(path, size - missing)
+        refused(church, f"data.mdb is cut short: it has {size - missing} bytes, its pages take {size}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_lsun_file_that_kills_its_readers_is_one_line(church, workers):
+    path = church / "data.mdb"
+    data = bytearray(path.read_bytes())
+    length_of_value = data.index(b"church11") - 8
+    struct.pack_into("<HH", data, length_of_value, 0xFFFF, 0x0FFF)   # the lower half first: far beyond the end
+    path.write_bytes(data)
+    refused(church, "a worker process died, perhaps because", "data.mdb is damaged",
+            options=("--skip-bad", f"--workers={workers}"))
+
+
+@pytest.mark.parametrize("page_size", [0, 2**20, 2**31])
+def test_a_damaged_page_size_of_an_lsun_file_is_one_line(church, page_size):
+    data = bytearray((church / "data.mdb").read_bytes())
+    for meta_page in (0, 4096):
+        struct.pack_into("<I", data, meta_page + 40, page_size)   # some versions of the library divide by it
+    (church / "data.mdb").write_bytes(data)
+    refused(church, "data.mdb is")
+
+
+def test_damaged_lsun_files_give_a_data_set_or_one_line(church):
+    path, dest = church / "data.mdb", church.parent / "out.zip"
+    data, rng, codes = path.read_bytes(), random.Random(0), set()
+    for _ in range(8):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 20, 200])):   # in the headers of pages and the first entries of their tables
+            damaged[rng.randrange(len(data) // 4096) * 4096 + rng.randrange(64)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        result = CliRunner().invoke(main, [f"--source={church}", f"--dest={dest}"])
+        codes.add(result.exit_code)
+        assert len(result.output.splitlines()) == 1 and result.exit_code in (0, 2), result.output
+        assert result.exit_code == 0 or "church_lmdb" in result.output
+    assert codes == {0, 2}
+
+
+def test_lsun_without_its_library_is_one_line(church, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    refused(church, "LSUN needs the package lmdb")
 
 
 def test_lsun_folders_without_a_database_or_with_another_file_are_refused(tmp_path):

@@ -1,13 +1,14 @@
 """Turn image collections into data sets for `ImageFolderDataset`.
 
 Each image of a source is loaded, transformed and encoded, by one process or several; here the results are checked to be
-all alike, numbered, and handed to a writer. The same source and options give the same bytes, and a run that fails
-leaves nothing behind.
+all alike, numbered, and handed to a writer. The same source and options give the same bytes with one version of Pillow,
+and a run that fails leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
+import PIL.Image
 
 from training.conversion_options import RESIZE_FILTERS, TRANSFORMS, ConversionOptions
 from training.dataset_sources import Label, Source, open_source
@@ -24,7 +26,6 @@ from training.image_files import LABEL_FILE, describe_shape
 from training.image_size import check_image_size
 from training.image_transforms import transform_image
 from training.ordered_pool import available_processors, ordered_map
-from training.png_encoder import encode_png
 
 __all__ = [
     "RESIZE_FILTERS", "TRANSFORMS", "ConversionOptions", "ConversionSummary", "convert_dataset",
@@ -51,6 +52,7 @@ class ConversionSummary:
 class Outcome:
     """What became of an image: the content of a PNG file and its shape, or an error, or neither if it was dropped."""
 
+    name: str   # in the source
     png: bytes = b""
     shape: Shape | None = None
     error: OSError | ValueError | None = None
@@ -65,15 +67,23 @@ class Converter:
     options: ConversionOptions
 
     def __call__(self, idx: int) -> Outcome:
+        name = self.source.name(idx)
+        what = f"{self.path}: {name}"
         try:
-            what = f"{self.path}: {self.source.name(idx)}"
             image = transform_image(self.source.load(idx), self.options, what)
             if image is None:
-                return Outcome()
+                return Outcome(name)
             check_image_size(image.width, image.height, what)
         except (OSError, ValueError) as err:
-            return Outcome(error=err)
-        return Outcome(encode_png(np.asarray(image)), (len(image.getbands()), image.height, image.width))
+            return Outcome(name, error=err)
+        return Outcome(name, encode_png(image), (len(image.getbands()), image.height, image.width))
+
+
+def encode_png(image: PIL.Image.Image) -> bytes:
+    """The content of an uncompressed PNG file with the pixels alone: no colour profile or other data of the image."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.asarray(image)).save(buffer, "png", compress_level=0)
+    return buffer.getvalue()
 
 
 def convert_dataset(
@@ -114,9 +124,10 @@ class Selection:
         """Name and content of the image files of the data set, in order."""
         total = len(self._source)
         convert = Converter(self._path, self._source, self._options)
-        with contextlib.closing(ordered_map(convert, total, num_workers(self._source, self._options))) as outcomes:
+        workers = num_workers(self._source, self._options)
+        with contextlib.closing(ordered_map(convert, total, workers, self._source.hazard)) as outcomes:
             for idx, outcome in enumerate(outcomes):
-                if self._is_chosen(idx, outcome):
+                if self._is_chosen(outcome):
                     name = f"{idx:08d}"[:5] + f"/img{idx:08d}.png"
                     self._labels.append((name, self._source.label(idx)))
                     self._num_bytes += len(outcome.png)
@@ -126,13 +137,13 @@ class Selection:
         if not self._labels:
             raise self._nothing_left()
 
-    def _is_chosen(self, idx: int, outcome: Outcome) -> bool:
+    def _is_chosen(self, outcome: Outcome) -> bool:
         error = outcome.error
         if outcome.shape is not None:
-            self._first = self._first or (self._source.name(idx), outcome.shape)
+            self._first = self._first or (outcome.name, outcome.shape)
             first_name, first_shape = self._first
             if outcome.shape != first_shape:
-                error = ValueError(f"{self._path}: all images must be alike, {self._source.name(idx)} is "
+                error = ValueError(f"{self._path}: all images must be alike, {outcome.name} is "
                                    f"{describe_shape(outcome.shape)} and {first_name} is {describe_shape(first_shape)}")
         if error is not None:
             if not self._options.skip_bad:
@@ -173,10 +184,9 @@ class Selection:
 
 
 def num_workers(source: Source, options: ConversionOptions) -> int:
-    """Processes to convert the images with."""
-    if source.in_memory:
-        return 1
-    return options.workers or max(1, min(available_processors(), len(source) // ITEMS_PER_WORKER))
+    """New processes to convert the images with; 0 leaves the work to this one."""
+    workers = options.workers or max(1, min(available_processors(), len(source) // ITEMS_PER_WORKER))
+    return 0 if source.in_memory or workers == 1 and source.hazard is None else workers
 
 
 def describe_labels(labels: list[Label | None]) -> str:

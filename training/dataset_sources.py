@@ -18,25 +18,23 @@ from training import castles
 from training.array_sources import CIFAR10_CLASSES, read_cifar10, read_mnist
 from training.conversion_options import ConversionOptions
 from training.image_files import ImageArchive, decode_image, read_labels
-from training.lmdb_file import LmdbFile
+from training.lmdb_table import open_table
 
 Label = int | list[float]
 
 
 class Source:
-    """Images by number in a fixed order, each with a name for messages and a label or None.
+    """Images by number in a fixed order, each with a name for messages and a label or None."""
 
-    `class_names` says what the classes 0, 1, ... mean where the source knows. Images that are `in_memory` already are
-    converted faster than they are handed to another process.
-    """
-
-    class_names: Sequence[str] | None = None
-    in_memory = False
+    class_names: Sequence[str] | None = None   # what the classes 0, 1, ... mean, where the source knows
+    in_memory = False            # converting an image is then faster than handing it to another process
+    hazard: str | None = None    # why loading an image may end the process, for a message; only workers load it then
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def name(self, idx: int) -> str:
+        """`OSError` with one line if no image can be found under this number: the source as a whole is damaged."""
         raise NotImplementedError
 
     def label(self, idx: int) -> Label | None:
@@ -89,10 +87,11 @@ class ImageArrays(Source):
 
 
 class LmdbImages(Source):
-    """Encoded images in an LMDB table, in the order of their keys."""
+    """Encoded images in an LMDB file, in the order of their keys."""
 
-    def __init__(self, table: LmdbFile):
-        self._table = table
+    def __init__(self, path: str, max_images: int | None):
+        self.hazard = f"because {path} is damaged"
+        self._table = open_table(path, max_images, self.hazard)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -158,7 +157,7 @@ def first_folders(archive: ImageArchive) -> list[str]:
 
 
 def open_lsun(path: str, options: ConversionOptions) -> Source:
-    return LmdbImages(LmdbFile(os.path.join(path, "data.mdb"), options.max_images))
+    return LmdbImages(os.path.join(path, "data.mdb"), options.max_images)
 
 
 def open_cifar10(path: str, options: ConversionOptions) -> Source:

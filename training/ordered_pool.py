@@ -19,14 +19,18 @@ CHUNK = 8              # items that a worker does at once; passing a chunk on co
 CHUNKS_PER_WORKER = 2  # in work or waiting for their turn; bounds the memory that results take
 
 
-def ordered_map(function: Callable[[int], T], num_items: int, workers: int = 1) -> Generator[T, None, None]:
+def ordered_map(
+    function: Callable[[int], T],
+    num_items: int,
+    workers: int = 0,            # new processes, which get `function` pickled once; with 0 this process does the work
+    hazard: str | None = None,   # what can end a worker besides a want of memory, for the error message
+) -> Generator[T, None, None]:
     """Results of `function` for 0 ... `num_items`-1, in order, whichever process computes them.
 
-    The workers are new processes, which get `function` pickled once; with one worker this process does the work.
     Close the iterator (`contextlib.closing`) to stop the workers early. They also end when this process dies.
     Exceptions of `function` are raised here; `OSError` if a worker ends in another way.
     """
-    if workers == 1:
+    if workers == 0:
         yield from map(function, range(num_items))
         return
     # Forking would copy the threads of numerical libraries half-way; fresh processes are safe everywhere.
@@ -40,7 +44,8 @@ def ordered_map(function: Callable[[int], T], num_items: int, workers: int = 1) 
             yield from pending.popleft().result()
             pending.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
     except BrokenProcessPool as err:
-        raise OSError(f"one of {workers} worker processes died, perhaps for want of memory; fewer need less") from err
+        reasons = [hazard, "for want of memory (fewer workers need less)"]
+        raise OSError(f"a worker process died, perhaps {' or '.join(filter(None, reasons))}") from err
     finally:
         pool.shutdown(cancel_futures=True)
 
