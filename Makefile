@@ -14,12 +14,14 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+OLDEST := .venv-oldest
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-oldest lint clean
 
 help:
 	@echo "make demo    train a small network on drawn castles and redraw a block of them (6 minutes)"
 	@echo "make test    linter, type checker and tests"
+	@echo "make test-oldest    tests with the oldest libraries that are supported (Python 3.10 or 3.11)"
 	@echo "make lint    linter and type checker"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -29,12 +31,15 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 # Written last, so that an interrupted installation is taken up again.
-$(INSTALLED): constraints.txt
+$(INSTALLED): constraints.txt constraints-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 	    "Error: Python >= 3.10 is needed, $(PYTHON) is " + sys.version.split()[0] + "; choose one with PYTHON=...")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -45,8 +50,19 @@ $(INSTALLED): constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) -r constraints.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    $(PIP_ARGS) -r constraints-no-deps.txt
+	@touch $@
+
+$(OLDEST)/installed: constraints-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)] and \
+	    "Error: the oldest torch has builds for Python 3.10 and 3.11 only; choose one with PYTHON=...")'
+	@echo "Installing the packages of constraints-oldest.txt into $(OLDEST) ..."
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) -r constraints-oldest.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

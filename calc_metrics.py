@@ -66,7 +66,14 @@ def main(ctx: click.Context, **options: Any) -> None:
         measure(**options)
 
 
-@main.command(cls=Command)
+REPORT_EPILOG = """\b
+Examples:
+  python calc_metrics.py report run1/metric-fid50k_full.jsonl run2/metric-fid50k_full.jsonl
+  python calc_metrics.py report baseline.jsonl changed.jsonl
+"""
+
+
+@main.command(cls=Command, epilog=REPORT_EPILOG)
 @click.argument("first", metavar="FILE")
 @click.argument("second", metavar="FILE")
 @click.pass_context
@@ -108,8 +115,8 @@ def measure(
     run_dir = outdir or training_folder(network)
     if options["ppl_histogram"] and run_dir is None:
         raise ValueError("--ppl-histogram needs a folder for its files: name one with --outdir")
-    for url in dict.fromkeys(filter(None, map(metric_main.detector_of, names))):
-        detector_files.fetch(url, verbose=verbose)
+    for name in names:
+        metric_main.fetch_detector(name, verbose=verbose)
     job = dict(
         network=network, names=names, data=data, mirror=mirror, detectors=detectors, as_json=as_json, run_dir=run_dir,
         verbose=verbose, trust_pickle=trust_pickle, num_gpus=max(gpus, 1), on_cpu=gpus == 0,
@@ -200,6 +207,7 @@ def process_group(rank: int, num_processes: int, device: Any, rendezvous: str | 
         backend, init_method=f"file://{rendezvous}", rank=rank, world_size=num_processes)
     try:
         yield
+        torch.distributed.barrier()  # with torch 2.1, a process that leaves later than another may wait for ever
     finally:
         torch.distributed.destroy_process_group()
 

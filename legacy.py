@@ -183,19 +183,20 @@ class _TrustingUnpickler(pickle.Unpickler):
             return super().find_class(other, name)
 
 
-@click.command(cls=Command)
+EXAMPLES = """\b
+Examples:
+  python legacy.py --source=stylegan2-ffhq-config-f.pkl --dest=ffhq.pkl
+  python legacy.py --source=network-snapshot-001000.pkl --dest=release/castles.safetensors
+"""
+
+
+@click.command(cls=Command, epilog=EXAMPLES)
 @click.option("--source", required=True, metavar="PATH", help="Network file: path, URL, short name, or help")
 @click.option("--dest", metavar="PATH", help="File to write; .pkl, .safetensors or .pt decides its format  [required]")
 @click.option("--force-fp16", type=bool, default=False, metavar="BOOL", help="Compute the top resolutions in float16")
 @click.option("--trust-pickle", is_flag=True, help="Execute the code inside the pickle; only if you trust its author")
 def main(source: str, dest: str | None, force_fp16: bool, trust_pickle: bool) -> None:
-    """Convert network files between formats.
-
-    \b
-    Examples:
-      python legacy.py --source=stylegan2-ffhq-config-f.pkl --dest=ffhq.pkl
-      python legacy.py --source=network-snapshot-001000.pkl --dest=release/castles.safetensors
-    """
+    """Convert network files between formats, with a model card beside the result."""
     from training import network_files  # imports this module
 
     if source == "help":

@@ -1,6 +1,8 @@
 """Draw what a transfer does: a StyleGAN2, the SSN it becomes, that SSN after training, and one trained from scratch.
 
     python benchmarks/transfer_figure.py --source=sg2.pkl --tuned=tuned.pkl --scratch=scratch.pkl --out=transfer.png
+
+docs/networks.md tells how the three networks of its figure were trained.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from training.cli import Command  # noqa: E402
 from training.generation import seed_to_z, to_uint8  # noqa: E402
 from training.network_files import load_networks  # noqa: E402
 
-GAP, LABEL_WIDTH, FONT_SIZE = 8, 250, 15
+GAP, LABEL_WIDTH, FONT_SIZE = 8, 170, 15
 
 
 @torch.no_grad()
@@ -56,11 +58,13 @@ def compose(rows: list[tuple[str, np.ndarray]], cell: int) -> Image.Image:
 @click.option("--source", required=True, metavar="PATH", help="StyleGAN2")
 @click.option("--tuned", required=True, metavar="PATH", help="SSN that was trained from it")
 @click.option("--scratch", required=True, metavar="PATH", help="SSN that was trained as long from scratch")
+@click.option("--kimg", type=click.IntRange(min=1), default=20, show_default=True,
+              help="Thousands of images that both were trained on")
 @click.option("--seeds", "num", type=click.IntRange(min=1), default=8, show_default=True, help="Images per row")
 @click.option("--trunc", type=float, default=1.0, show_default=True, help="Truncation psi")
 @click.option("--cell", type=click.IntRange(min=8), default=96, show_default=True, help="Width of an image in pixels")
 @click.option("--out", required=True, metavar="PNG", help="File to write")
-def main(source: str, tuned: str, scratch: str, num: int, trunc: float, cell: int, out: str) -> None:
+def main(source: str, tuned: str, scratch: str, kimg: int, num: int, trunc: float, cell: int, out: str) -> None:
     """Draw the stages of a transfer, one row each."""
     networks, after, fresh = load_networks(source), load_networks(tuned)["G_ema"], load_networks(scratch)["G_ema"]
     start = transfer_networks(networks, after.block_grid)[0]["G_ema"]
@@ -72,8 +76,8 @@ def main(source: str, tuned: str, scratch: str, num: int, trunc: float, cell: in
         ("StyleGAN2", stylegan2),
         ("SSN at the start,\nequal blocks", equal),
         ("SSN at the start,\nindependent blocks", draw_images(start, seeds, trunc)),
-        ("SSN after training,\nindependent blocks", draw_images(after.eval(), seeds, trunc)),
-        ("SSN from scratch,\nas many images", draw_images(fresh.eval(), seeds, trunc)),
+        (f"SSN after {kimg} kimg,\nindependent blocks", draw_images(after.eval(), seeds, trunc)),
+        (f"SSN from scratch,\n{kimg} kimg", draw_images(fresh.eval(), seeds, trunc)),
     ]
     save_png(compose(rows, cell), out)
     click.echo(out)

@@ -59,9 +59,10 @@ def hash_dataset(path: str) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(memo_path, encoding="utf-8") as file:
         return str(json.load(file)["content"])
     content = _hash_entries([(name, *_length_and_crc(os.path.join(path, name))) for name in names])
-    os.makedirs(os.path.dirname(memo_path), exist_ok=True)
-    with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
-        json.dump(dict(folder=os.path.abspath(path), content=content), file)
+    with contextlib.suppress(OSError):   # it only saves reading the folder again
+        os.makedirs(os.path.dirname(memo_path), exist_ok=True)
+        with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
+            json.dump(dict(folder=os.path.abspath(path), content=content), file)
     return content
 
 

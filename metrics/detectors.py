@@ -14,6 +14,7 @@ import os
 import threading
 import urllib.request
 import warnings
+from typing import Any
 
 import torch
 
@@ -153,14 +154,21 @@ def _checked_hash(url: str, path: str) -> str:
             memo = dict(json.load(file))
         expected, source = memo.get(url), f"that of its first use (noted in {memo_path})"
         if expected is None:
-            os.makedirs(os.path.dirname(memo_path), exist_ok=True)
-            with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
-                json.dump({**memo, url: found}, file, indent=2)
+            _remember(memo_path, {**memo, url: found})
             return found
     if found != expected:
         raise ValueError(f"{path} has the SHA-256 {found[:16]}..., not {source}, {expected[:16]}...: "
                          f"it is damaged or another detector")
     return found
+
+
+def _remember(memo_path: str, memo: dict[str, str]) -> None:
+    try:
+        os.makedirs(os.path.dirname(memo_path), exist_ok=True)
+        with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
+            json.dump(memo, file, indent=2)
+    except OSError as err:
+        warnings.warn(f"the detector's hash is not kept for later runs: {err}", stacklevel=2)
 
 
 def load(url: str, device: torch.device | str = "cpu", verbose: bool = False) -> torch.nn.Module:
@@ -178,7 +186,22 @@ def load(url: str, device: torch.device | str = "cpu", verbose: bool = False) ->
             raise ValueError(f"{path} is not a TorchScript file: {str(err).strip().splitlines()[0]}") from err
 
 
-def check_output(features: torch.Tensor, url: str, num_images: int, kwargs: dict) -> torch.Tensor:
+def run(detector: torch.nn.Module, url: str, img: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Output `[N, F]` of a detector for images `[N, 3, H, W]` in 0..255.
+
+    kwargs: how the detector is called, as return_features=True.  Raises ValueError if it is not what its URL says.
+    """
+    try:
+        features = detector(img, **kwargs)
+    except RuntimeError as err:
+        if "keyword argument" not in str(err):   # short of memory, say
+            raise
+        raise ValueError(f"detector {file_name(url)} is another network: it cannot be called with "
+                         f"{', '.join(kwargs)}") from err
+    return check_output(features, url, len(img), kwargs)
+
+
+def check_output(features: torch.Tensor, url: str, num_images: int, kwargs: dict[str, Any]) -> torch.Tensor:
     """Raise ValueError unless `features` is `[num_images, F]`, F being the known width of that detector's features."""
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != num_images:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__

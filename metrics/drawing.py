@@ -39,17 +39,19 @@ def draw_histogram(values: np.ndarray, mark: float, mark_label: str, title: str,
 
 def draw_sheet(images: np.ndarray, title: str, note: str) -> Image.Image:
     """Images, uint8 `[N, H, W, C]`, in rows from the top left."""
-    num, side = len(images), images.shape[1]
+    num, longer = len(images), max(images.shape[1:3])
     columns = max(math.ceil(math.sqrt(num * 1.6)), 1)
     rows = math.ceil(num / columns)
     # Small images are enlarged by a whole factor, so that their pixels stay visible; large ones are shrunk.
-    tile = side * max(96 // side, 1) if side <= 128 else 128
+    factor = max(96 // longer, 1) if longer <= 128 else 128 / longer
+    height, width = (max(round(side * factor), 1) for side in images.shape[1:3])
     gap, top = 4, 84
-    page, _ = _page(max(2 * MARGIN + columns * (tile + gap) - gap, 560), top + rows * (tile + gap) + 48, title, note)
+    page, _ = _page(
+        max(2 * MARGIN + columns * (width + gap) - gap, 560), top + rows * (height + gap) + 48, title, note)
     for i, pixels in enumerate(images):
         img = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-        img = img.resize((tile, tile), Image.Resampling.NEAREST if tile >= side else Image.Resampling.LANCZOS)
-        page.paste(img, (MARGIN + (i % columns) * (tile + gap), top + (i // columns) * (tile + gap)))
+        img = img.resize((width, height), Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
+        page.paste(img, (MARGIN + (i % columns) * (width + gap), top + (i // columns) * (height + gap)))
     return page
 
 

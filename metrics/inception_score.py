@@ -7,10 +7,14 @@ import numpy as np
 from . import detectors, metric_utils
 
 
+def check_size(num_images: int, num_splits: int) -> None:
+    if num_images < num_splits:
+        raise ValueError(f"{num_splits} splits need at least {num_splits} images, got {num_images}")
+
+
 def inception_score(probs: np.ndarray, num_splits: int) -> tuple[float, float]:
     """exp(mean KL(p(y|x) || p(y))) of `num_splits` consecutive parts of `probs` `[N, classes]`: mean and deviation."""
-    if len(probs) < num_splits:
-        raise ValueError(f"{num_splits} splits need at least {num_splits} images, got {len(probs)}")
+    check_size(len(probs), num_splits)
     bounds = [i * len(probs) // num_splits for i in range(num_splits + 1)]
     scores = []
     for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):

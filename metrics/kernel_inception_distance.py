@@ -29,6 +29,11 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     return within / (m * (m - 1)) - 2 * kernel_sum(x, y) / m**2
 
 
+def check_sizes(num_real: int, num_gen: int) -> None:
+    if min(num_real, num_gen) < 2:
+        raise ValueError(f"the kernel distance needs at least 2 images on each side, got {num_real} and {num_gen}")
+
+
 def kernel_distance(
     real: np.ndarray,        # [n_r, F]
     gen: np.ndarray,         # [n_g, F]
@@ -37,9 +42,8 @@ def kernel_distance(
     rng: Any = np.random,    # anything with numpy's `choice`; the module itself is numpy's global generator
 ) -> float:
     """Mean of `squared_mmd` over random subsets, drawn without replacement, generated before real."""
+    check_sizes(len(real), len(gen))
     m = min(len(real), len(gen), max_subset_size)
-    if m < 2:
-        raise ValueError(f"the kernel distance needs at least 2 images on each side, got {len(real)} and {len(gen)}")
     total = 0.0
     for _ in range(num_subsets):
         x = gen[rng.choice(len(gen), m, replace=False)].astype(np.float64)

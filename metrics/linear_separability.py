@@ -68,7 +68,7 @@ def load_classifier(path: str, device: torch.device) -> torch.nn.Module:
 
 
 def run_classifier(classifier: torch.nn.Module, path: str, img: torch.Tensor) -> torch.Tensor:
-    """Logits `[N]` of images `[N, 3, R, R]` in 0..255."""
+    """Logits `[N]` of images `[N, 3, H, W]` in 0..255."""
     logits = classifier(img)
     if not isinstance(logits, torch.Tensor) or logits.numel() != len(img):
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -119,8 +119,8 @@ def collect_samples(
         gens = [sampling.item_generator(opts.seed or 0, sampling.STREAM_NOISE, i, opts.device) for i in numbers]
         noise = sampling.draw_noise(G.synthesis, gens, opts.device)
         img = sampling.to_three_channels((sampling.call_with_noise(G.synthesis, noise, ws=ws) + 1) * 127.5)
-        if img.shape[2] > MAX_RESOLUTION:
-            img = F.avg_pool2d(img, img.shape[2] // MAX_RESOLUTION)
+        if max(img.shape[2:]) > MAX_RESOLUTION:
+            img = F.avg_pool2d(img, max(img.shape[2:]) // MAX_RESOLUTION)
         outputs = [run_classifier(classifier, path, img) for classifier, path in classifiers]
         for key, values in (("z", z.to(opts.device)), ("w", ws[:, 0]), ("logits", torch.stack(outputs, dim=1))):
             stats[key].append_torch(values, opts.num_gpus, opts.rank)

@@ -42,6 +42,7 @@ EXTRA_NAMES = ("rfid5k_full", "rkid5k_full", "swd5k_full", "ls200k")   # example
 
 _metrics: dict[str, MetricFn] = {}
 _families: list[tuple[re.Pattern, FamilyFn]] = []
+_detector_files: list[tuple[re.Pattern, str]] = []
 
 
 def register_metric(fn: MetricFn) -> MetricFn:
@@ -59,6 +60,11 @@ def register_family(pattern: str) -> Callable[[FamilyFn], FamilyFn]:
         _families.append((re.compile(pattern), fn))
         return fn
     return register
+
+
+def register_detector(pattern: str, url: str) -> None:
+    """Metrics whose name matches the whole pattern need the file of this detector."""
+    _detector_files.append((re.compile(pattern), url))
 
 
 def parse_count(text: str) -> int:
@@ -92,16 +98,26 @@ def check_metric(name: str) -> MetricFn:
     return fn
 
 
-def detector_of(name: str) -> str | None:
-    """URL of the feature detector that a metric of this file needs, None for others."""
-    for pattern, url in ((r"(fid|kid|is)\d.*", detectors.INCEPTION_URL), (r"(pr\d|ppl[\d_]).*", detectors.VGG16_URL)):
-        if re.fullmatch(pattern, name):
-            return url
-    return None
+def detector_of(metric: str) -> str | None:
+    """URL of the detector whose file a metric needs, None if it needs none."""
+    return next((url for pattern, url in _detector_files if pattern.fullmatch(metric)), None)
+
+
+def fetch_detector(metric: str, verbose: bool = False) -> None:
+    """Have the detector file of a metric on this machine, before anything expensive starts.
+
+    Raises OSError, which says where the file belongs, if it cannot be had.
+    """
+    url = detector_of(metric)
+    if url is not None:
+        detectors.fetch(url, verbose=verbose)
 
 
 def is_valid_metric(metric: str) -> bool:
-    return find_metric(metric) is not None
+    try:
+        return find_metric(metric) is not None
+    except ValueError:   # a pattern with a sample count of 0
+        return False
 
 
 def list_valid_metrics() -> list[str]:
@@ -139,11 +155,14 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
 
 def describe_run(opts: metric_utils.MetricOptions) -> dict[str, Any]:
     """What the numbers of a run depend on, besides its name."""
+    facts = dict(opts.provenance)
+    if getattr(opts.G, "c_dim", 0) and "data" not in facts:   # whatever the metric is, labels come from the data set
+        facts["data"] = metric_utils.hash_of_dataset(opts)
     return dict(
         seed=opts.seed,
         network=content_hash.hash_network(opts.G) if isinstance(opts.G, torch.nn.Module) else None,
         G_kwargs=dict(opts.G_kwargs),
-        **opts.provenance,
+        **facts,
         dtype="images uint8 or float32, features float32, statistics float64",
         device=opts.device.type,
         versions=dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__),
@@ -162,6 +181,10 @@ def report_metric(
     if run_dir is not None and os.path.isdir(run_dir):
         with open(os.path.join(run_dir, f"metric-{result_dict['metric']}.jsonl"), "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+register_detector(r"(fid|kid|is)\d.*", detectors.INCEPTION_URL)
+register_detector(r"(pr\d|ppl[\d_]).*", detectors.VGG16_URL)
 
 
 # Recommended metrics: all real images against 50,000 generated ones ------------------------------
@@ -300,12 +323,14 @@ def _fid(opts, name, max_real, num_gen, detector_url=detectors.INCEPTION_URL, **
 
 
 def _kid(opts, name, max_real, num_gen, detector_url=detectors.INCEPTION_URL, **dataset_kwargs):
+    kernel_inception_distance.check_sizes(max_real or num_gen, num_gen)   # before any image is read
     opts.dataset_kwargs.update(max_size=None, **dataset_kwargs)
     return {name: kernel_inception_distance.compute_kid(
         opts, max_real, num_gen, num_subsets=100, max_subset_size=1000, detector_url=detector_url)}
 
 
 def _pr(opts, name, max_real, num_gen, nhood_size, **dataset_kwargs):
+    precision_recall.check_sizes(max_real or num_gen, num_gen, nhood_size)
     opts.dataset_kwargs.update(max_size=None, **dataset_kwargs)
     precision, recall = precision_recall.compute_pr(
         opts, max_real, num_gen, nhood_size, row_batch_size=10_000, col_batch_size=10_000)
@@ -313,6 +338,7 @@ def _pr(opts, name, max_real, num_gen, nhood_size, **dataset_kwargs):
 
 
 def _is(opts, name, num_gen):
+    inception_score.check_size(num_gen, num_splits=10)
     opts.dataset_kwargs.update(max_size=None, xflip=False)
     mean, std = inception_score.compute_is(opts, num_gen, num_splits=10)
     return {f"{name}_mean": mean, f"{name}_std": std}

@@ -1,7 +1,7 @@
 """From images to feature statistics: what the metrics share.
 
-Letters: N items, F features, C channels, R resolution. Real and generated images reach a detector as uint8 0..255
-`[N, 3, R, R]`; detectors resize on their own.
+Letters: N items, F features, C channels, H W pixels. Real and generated images reach a detector as uint8 0..255
+`[N, 3, H, W]`; detectors resize on their own.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import hashlib
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 import dnnlib
+from training.networks import side_lengths
 
 from . import content_hash, detectors, sampling
 from .progress import ProgressMonitor
@@ -103,11 +104,10 @@ def get_feature_detector(
 
 
 def run_detector(opts: MetricOptions, url: str, detector_kwargs: dict[str, Any], img: torch.Tensor) -> torch.Tensor:
-    """Features `[N, F]` of uint8 images `[N, 1 or 3, R, R]`."""
+    """Features `[N, F]` of uint8 images `[N, C, H, W]`."""
     detector = get_feature_detector(url, opts.device, opts.num_gpus, opts.rank, opts.progress.verbose)
     with torch.no_grad():
-        features = detector(sampling.to_three_channels(img).to(opts.device), **detector_kwargs)
-    return detectors.check_output(features, url, len(img), detector_kwargs)
+        return detectors.run(detector, url, sampling.to_three_channels(img).to(opts.device), **detector_kwargs)
 
 
 # Feature statistics ------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def open_dataset(opts: MetricOptions) -> Any:
     dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
     G = opts.G
     if hasattr(G, "img_resolution") and hasattr(G, "img_channels"):
-        made = [G.img_channels, G.img_resolution, G.img_resolution]
+        made = [G.img_channels, *side_lengths(G.img_resolution)]
         if list(dataset.image_shape) != made:
             raise ValueError(f"data set {dataset.name} has images of shape {list(dataset.image_shape)}, "
                              f"the network makes {made}")
@@ -252,7 +252,7 @@ def label_source(opts: MetricOptions) -> tuple[sampling.LabelFn | None, int]:
 def iterate_images(
     opts: MetricOptions, dataset: Any, num_items: int, batch_size: int, data_loader_kwargs: dict[str, Any] | None = None
 ) -> Iterator[torch.Tensor]:
-    """Batches of this rank's share of the first `num_items` images, uint8 `[N, C, R, R]`.
+    """Batches of this rank's share of the first `num_items` images, uint8 `[N, C, H, W]`.
 
     All ranks get batches of one size; where the items do not divide evenly, the list starts over for the last ones.
     """
@@ -288,8 +288,8 @@ def compute_feature_stats_for_dataset(
     num_items = len(dataset) if max_items is None else min(len(dataset), max_items)
     if num_items < 2:
         raise ValueError(f"data set {dataset.name} gives {num_items} image: a distribution needs at least 2")
-    data_hash = hash_of_dataset(opts)
-    detector_hash = _on_rank_0(opts, lambda: detectors.get_hash(detector_url))
+    data_hash = on_rank_0(opts, lambda: hash_of_dataset(opts))
+    detector_hash = on_rank_0(opts, lambda: detectors.get_hash(detector_url))
     opts.provenance.update(num_real=num_items, data=data_hash, detector=detector_hash,
                            detector_name=get_feature_detector_name(detector_url), resize="inside the detector")
 
@@ -310,8 +310,11 @@ def compute_feature_stats_for_dataset(
         progress.update(stats.num_items)
 
     if cache_file is not None and opts.rank == 0:
-        os.makedirs(os.path.dirname(cache_file), exist_ok=True)
-        stats.save(cache_file)
+        try:
+            os.makedirs(os.path.dirname(cache_file), exist_ok=True)
+            stats.save(cache_file)
+        except OSError as err:   # no reason to lose what was measured
+            warnings.warn(f"the statistics of the real images are not kept: {err}", stacklevel=2)
     return stats
 
 
@@ -320,10 +323,10 @@ def hash_of_dataset(opts: MetricOptions) -> str | None:
     path = opts.dataset_kwargs.get("path")
     if not isinstance(path, str | os.PathLike) or not os.path.exists(path):
         return None
-    return _on_rank_0(opts, lambda: content_hash.hash_dataset(os.fspath(path)))
+    return content_hash.hash_dataset(os.fspath(path))
 
 
-def _on_rank_0(opts: MetricOptions, compute: Any) -> Any:
+def on_rank_0(opts: MetricOptions, compute: Callable[[], Any]) -> Any:
     """What `compute()` returns on rank 0, on every rank."""
     if opts.num_gpus == 1:
         return compute()
@@ -362,7 +365,7 @@ def _read_cache(opts: MetricOptions, cache_file: str) -> FeatureStats | None:
         return read()
     # Rank 0 decides for all: the file may appear or vanish between the looks of two processes.
     stats = read() if opts.rank == 0 else None
-    if not _on_rank_0(opts, lambda: stats is not None):
+    if not on_rank_0(opts, lambda: stats is not None):
         return None
     return stats if opts.rank == 0 else FeatureStats.load(cache_file)
 
@@ -378,7 +381,7 @@ def frozen_generator(opts: MetricOptions) -> Any:
 def iterate_generated(
     opts: MetricOptions, num_items: int, batch_size: int, batch_gen: int | None = None
 ) -> Iterator[torch.Tensor]:
-    """Batches of this rank's share of the first `num_items` generated images, uint8 `[N, C, R, R]`."""
+    """Batches of this rank's share of the first `num_items` generated images, uint8 `[N, C, H, W]`."""
     batch_gen = min(batch_gen or min(batch_size, 4), batch_size)
     label_fn, num_labels = label_source(opts)
     G = frozen_generator(opts)
@@ -410,7 +413,7 @@ def compute_feature_stats_for_generator(
     if stats.max_items is None or stats.max_items < 1:
         raise ValueError(f"the number of generated images must be at least 1, got {stats.max_items}")
     opts.provenance.update(num_generated=stats.max_items, rounding="x * 127.5 + 128, clamped, truncated to uint8",
-                           detector=_on_rank_0(opts, lambda: detectors.get_hash(detector_url)),
+                           detector=on_rank_0(opts, lambda: detectors.get_hash(detector_url)),
                            detector_name=get_feature_detector_name(detector_url), resize="inside the detector")
     progress = opts.progress.sub(tag="generator features", num_items=stats.max_items, rel_lo=rel_lo, rel_hi=rel_hi)
     for images in iterate_generated(opts, stats.max_items, opts.batch_size or batch_size, batch_gen):

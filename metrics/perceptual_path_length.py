@@ -64,11 +64,12 @@ class PPLSampler(torch.nn.Module):
     def forward(self, c: torch.Tensor) -> torch.Tensor:
         """Distances `[N]` for labels `c` `[N, c_dim]`, which both ends of a path share."""
         img = self._prepare(torch.cat(self.image_pairs(c)))
-        features0, features1 = self.vgg16(img, resize_images=False, return_lpips=True).chunk(2)
+        features = detectors.run(self.vgg16, detectors.VGG16_URL, img, resize_images=False, return_lpips=True)
+        features0, features1 = features.chunk(2)
         return (features0 - features1).square().sum(dim=1) / self.epsilon**2
 
     def image_pairs(self, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two images of each path `[N, C, R, R]`, with the same noise maps."""
+        """The two images of each path `[N, C, H, W]`, with the same noise maps."""
         t, z0, z1, noise = self._draw_shared_noise(c) if self.items is None else self._draw_items(c)
         ws = torch.cat(self._path_points(t, z0, z1, c))
         noise = {name: value if value.ndim == 2 else value.repeat(2, 1, 1, 1) for name, value in noise.items()}
@@ -108,10 +109,10 @@ class PPLSampler(torch.nn.Module):
 
     def _prepare(self, img: torch.Tensor) -> torch.Tensor:
         """Crop, shrink to about 256 pixels, bring to 0..255 with three channels. Not rounded: the step is tiny."""
+        factor = min(img.shape[2:]) // 256
         if self.crop:
-            s = img.shape[2] // 8
-            img = img[:, :, 3 * s : 7 * s, 2 * s : 6 * s]
-        factor = self.G.img_resolution // 256
+            h, w = (side // 8 for side in img.shape[2:])
+            img = img[:, :, 3 * h : 7 * h, 2 * w : 6 * w]
         if factor > 1:
             img = F.avg_pool2d(img, factor)
         return sampling.to_three_channels((img + 1) * (255 / 2))
@@ -149,7 +150,7 @@ def path_distances(
 
 @torch.no_grad()
 def path_images(opts: metric_utils.MetricOptions, numbers: list[int], space: str, sampling_mode: str) -> np.ndarray:
-    """The images, at the start of the step, of the samples with these numbers: uint8 `[N, R, R, C]`."""
+    """The images, at the start of the step, of the samples with these numbers: uint8 `[N, H, W, C]`."""
     labels = PathLabels(opts)
     sampler = PPLSampler(
         G=opts.G, G_kwargs=opts.G_kwargs, epsilon=0, space=space, sampling=sampling_mode, crop=False,

@@ -48,6 +48,12 @@ def fraction_within(
     return count / len(probes)
 
 
+def check_sizes(num_real: int, num_gen: int, nhood_size: int) -> None:
+    for num, side in ((num_real, "real"), (num_gen, "generated")):
+        if num <= nhood_size:
+            raise ValueError(f"{nhood_size} neighbours need more than {nhood_size} {side} images, got {num}")
+
+
 def precision_recall(
     real: torch.Tensor,   # [n_r, F]
     gen: torch.Tensor,    # [n_g, F]
@@ -56,9 +62,7 @@ def precision_recall(
     col_batch_size: int = 10_000,
 ) -> tuple[float, float]:
     """Share of generated images inside the manifold of real ones, and the other way round."""
-    for features, side in ((real, "real"), (gen, "generated")):
-        if len(features) <= nhood_size:
-            raise ValueError(f"{nhood_size} neighbours need more than {nhood_size} {side} images, got {len(features)}")
+    check_sizes(len(real), len(gen), nhood_size)
     precision, recall = (
         fraction_within(
             manifold, kth_neighbour_distance(manifold, nhood_size, row_batch_size, col_batch_size),

@@ -53,13 +53,13 @@ def format_value(value: float) -> str:
 def read_results(path: str) -> list[dict[str, Any]]:
     """Results of a JSON or JSON-lines file. `ValueError` naming file and line for anything else."""
     results = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 result = json.loads(line)
-            except ValueError as err:
+            except (ValueError, RecursionError) as err:
                 raise ValueError(f"{path}, line {number}: not JSON ({err})") from err
             if not isinstance(result, dict) or not isinstance(result.get("results"), dict) or "metric" not in result:
                 raise ValueError(f"{path}, line {number}: not a metric result: it needs 'metric' and 'results'")

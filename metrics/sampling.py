@@ -108,5 +108,11 @@ def to_uint8(img: torch.Tensor) -> torch.Tensor:
 
 
 def to_three_channels(img: torch.Tensor) -> torch.Tensor:
-    """Gray images repeated to red, green and blue: `[N, 1 or 3, H, W]` -> `[N, 3, H, W]`."""
-    return img.repeat([1, 3, 1, 1]) if img.shape[1] == 1 else img
+    """What a detector sees of images in 0..255: gray as three equal channels, transparency as white. `[N, 3, H, W]`"""
+    if img.shape[1] == 1:
+        return img.repeat([1, 3, 1, 1])
+    if img.shape[1] == 4:
+        opacity = img[:, 3:].float() / 255
+        on_white = img[:, :3] * opacity + 255 * (1 - opacity)
+        return on_white if img.is_floating_point() else on_white.round().to(img.dtype)
+    return img

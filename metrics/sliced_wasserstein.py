@@ -21,14 +21,15 @@ MIN_RESOLUTION = 16     # of the coarsest pyramid level
 SCALE = 1000            # the published tables multiply the distance by this
 
 
-def pyramid_resolutions(resolution: int) -> list[int]:
-    """Sides of the pyramid levels, finest first."""
-    if resolution < PATCH_SIZE + 1:
+def pyramid_resolutions(height: int, width: int) -> list[int]:
+    """Shorter sides of the pyramid levels, finest first."""
+    if min(height, width) < PATCH_SIZE + 1:
         raise ValueError(f"patches of {PATCH_SIZE}x{PATCH_SIZE} need images of at least {PATCH_SIZE + 1} pixels, "
-                         f"got {resolution}")
-    sides = [resolution]
-    while sides[-1] % 2 == 0 and sides[-1] // 2 >= MIN_RESOLUTION:
-        sides.append(sides[-1] // 2)
+                         f"got {height}x{width}")
+    sides = [min(height, width)]
+    while height % 2 == width % 2 == 0 and sides[-1] // 2 >= MIN_RESOLUTION:
+        height, width = height // 2, width // 2
+        sides.append(min(height, width))
     return sides
 
 
@@ -57,8 +58,8 @@ def draw_patches(level: torch.Tensor, seeds: Iterable[int]) -> torch.Tensor:
     patches = []
     for img, seed in zip(level, seeds, strict=True):
         gen = torch.Generator().manual_seed(seed)
-        last = img.shape[1] - PATCH_SIZE
-        rows, cols = torch.randint(last + 1, [2, PATCHES_PER_IMAGE, 1], generator=gen)
+        rows, cols = (torch.randint(side - PATCH_SIZE + 1, [PATCHES_PER_IMAGE, 1], generator=gen)
+                      for side in img.shape[1:])
         picked = img[:, (rows + offsets)[:, :, None], (cols + offsets)[:, None, :]]   # [C, P, 7, 7]
         patches.append(picked.transpose(0, 1).flatten())
     return torch.stack(patches)
@@ -95,7 +96,7 @@ def sliced_wasserstein(
 
 def collect_patches(
     opts: metric_utils.MetricOptions,
-    batches: Iterable[torch.Tensor],   # this rank's images, uint8 [N, C, R, R]
+    batches: Iterable[torch.Tensor],   # this rank's images, uint8 [N, C, H, W]
     num_items: int,
     resolutions: list[int],
     side: int,                         # 0 real, 1 generated: their patches lie at different places
@@ -129,9 +130,10 @@ def compute_swd(
     """
     dataset = metric_utils.open_dataset(opts)
     num_items = min(len(dataset), num_gen if max_real is None else min(max_real, num_gen))
-    resolutions = pyramid_resolutions(dataset.resolution)
+    resolutions = pyramid_resolutions(*dataset.image_shape[1:])
+    data_hash = metric_utils.on_rank_0(opts, lambda: metric_utils.hash_of_dataset(opts))
     opts.provenance.update(
-        num_real=num_items, num_generated=num_items, data=metric_utils.hash_of_dataset(opts), resize="none",
+        num_real=num_items, num_generated=num_items, data=data_hash, resize="none",
         rounding="x * 127.5 + 128, clamped, truncated to uint8", num_directions=NUM_DIRECTIONS,
         patches_per_image=PATCHES_PER_IMAGE)
     batch_size = opts.batch_size or batch_size

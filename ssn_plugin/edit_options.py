@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssn_plugin.block_grid import block_grid_of, check_block
+from ssn_plugin.block_grid import block_grid_of, check_block, image_size
 from ssn_plugin.recipe import Edit, Recipe, check_seed, encode_mask
 
 
@@ -73,10 +73,10 @@ class Mask:
     path: str            # for messages
     weights: np.ndarray  # uint8 [H, W]: 255 is redrawn, 0 kept, the rest mixed
 
-    def check_size(self, resolution: int) -> None:
-        height, width = self.weights.shape
-        if (height, width) != (resolution, resolution):
-            raise ValueError(f"mask {self.path} is {width}x{height}, the image {resolution}x{resolution}")
+    def check_size(self, height: int, width: int) -> None:
+        if self.weights.shape != (height, width):
+            mask_height, mask_width = self.weights.shape
+            raise ValueError(f"mask {self.path} is {mask_width}x{mask_height}, the image {width}x{height}")
 
 
 def load_mask(path: str | os.PathLike) -> Mask:
@@ -117,7 +117,7 @@ class EditRequest:
         """The recipes with the requested edits as variants. Raises ValueError for what this network has not."""
         grid = block_grid_of(G, name)
         if self.mask is not None:
-            self.mask.check_size(G.img_resolution)
+            self.mask.check_size(*image_size(G))
         edit = Edit(
             blocks=() if self.blocks is None else parse_blocks(self.blocks, grid),
             mask=None if self.mask is None else encode_mask(self.mask.weights),

@@ -6,6 +6,7 @@ The only file that knows which one it is. What every host has is imported by nam
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -25,12 +26,17 @@ NETWORK_KEYS = ("G", "D", "G_ema", "augment_pipe")
 
 def require(*modules: str) -> None:
     """Raise ValueError, which lists what is missing, unless the host's modules can be found."""
-    missing = [name for name in (*MODULES, *modules) if not _exists(name)]
-    if missing:
+    lacking = missing(*modules)
+    if lacking:
         raise ValueError(
             "ssn_plugin works inside a StyleGAN2-ADA checkout: change to the folder that holds train.py and legacy.py; "
-            f"not found from {os.getcwd()}: {', '.join(missing)}"
+            f"not found from {os.getcwd()}: {', '.join(lacking)}"
         )
+
+
+def missing(*modules: str) -> list[str]:
+    """Modules that cannot be found, of those and of the ones that everything needs."""
+    return [name for name in (*MODULES, *modules) if not _exists(name)]
 
 
 def _exists(name: str) -> bool:
@@ -86,7 +92,7 @@ def check_output(path: str) -> None:
     """Raise ValueError unless networks can be written in the format that the name asks for."""
     if _exists("training.network_export"):
         export: Any = importlib.import_module("training.network_export")
-        export.check_suffix(path)
+        export.check_path(path)
     elif not path.endswith(".pkl"):
         raise ValueError(f"this host writes .pkl files only, got {path}")
 
@@ -107,7 +113,7 @@ def save_networks(networks: Mapping[str, Any], path: str) -> list[str]:
         module = networks.get(key)
         snapshot[key] = None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
     with open_atomic(path) as file:
-        pickle.dump(snapshot, file)
+        pickle.dump(snapshot, file, protocol=4)
     return []
 
 
@@ -124,9 +130,37 @@ def train_command() -> click.Command:
     """The host's train command with `--cfg=ssn`."""
     require(*TRAIN_MODULES)
     register()
-    train = importlib.import_module("train")
+    train: Any = importlib.import_module("train")
     if knows_plugins():
         return train.main
     from ssn_plugin import launch
 
     return launch.extended_command(train)
+
+
+def training_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What the host's train.py makes of its options, by keyword: the arguments of the training loop.
+
+    Raises ValueError for options that cannot be honoured.
+    """
+    require(*TRAIN_MODULES)
+    register()
+    train: Any = importlib.import_module("train")
+    if knows_plugins():
+        return train.setup_training_loop_kwargs(**options)[1]
+    from ssn_plugin import launch
+
+    return launch.plan(train, options, given={})[1]
+
+
+def find_detector(url: str) -> str | None:
+    """Path of a feature detector's file on this machine, or None if it would have to be fetched."""
+    if _exists("metrics.detectors"):
+        detectors: Any = importlib.import_module("metrics.detectors")
+        return detectors.find_local(url)
+    import dnnlib
+
+    folder = dnnlib.make_cache_dir_path("downloads")
+    prefix = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() + "_"  # the naming rule of `open_url`
+    names = [name for name in os.listdir(folder) if name.startswith(prefix)] if os.path.isdir(folder) else []
+    return os.path.join(folder, names[0]) if len(names) == 1 else None

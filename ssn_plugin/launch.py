@@ -7,6 +7,7 @@ options, and calls `training.training_loop.training_loop` in as many processes a
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import re
@@ -19,18 +20,25 @@ from ssn_plugin import config, host, transfer
 from ssn_plugin.files import open_atomic
 from ssn_plugin.processes import check_number, run_processes
 
+PRESETS = {"ssn": config.EMPTY, "ssn-plus": config.SSN_PLUS}  # by --cfg
+EPILOG = """\b
+Examples:
+  python -m ssn_plugin train --outdir=training-runs --data=castles.zip --cfg=ssn --blocks=4x4 --lambda=100
+  python -m ssn_plugin train --outdir=training-runs --data=castles.zip --cfg=auto --mirror=1 --dry-run
+"""
 TRANSFERRED = "transferred.pkl"  # in the run's folder: the SSN that a StyleGAN2 given with --resume became
 
 
 def extended_command(train: ModuleType) -> click.Command:
-    """The command of the host's train.py with `ssn` among the values of --cfg and with the options of an SSN."""
+    """The command of the host's train.py with further values of --cfg and with the options of an SSN."""
     commands = [value for value in vars(train).values() if isinstance(value, click.Command)]
     if not commands:
         raise ValueError(f"{train.__file__} has no command whose options could be extended")
-    params = [copy.copy(param) for param in commands[0].params]
+    foreign = script_options(commands[0])
+    params = [copy.copy(param) for param in commands[0].params if param.name not in foreign]
     for param in params:
         if param.name == "cfg" and isinstance(param.type, click.Choice):
-            param.type = click.Choice([*param.type.choices, "ssn"])
+            param.type = click.Choice([*param.type.choices, *PRESETS])
     own = config.options()
     taken = {param.name for param in params}
 
@@ -44,8 +52,19 @@ def extended_command(train: ModuleType) -> click.Command:
 
     return click.Command(
         "train", callback=callback, params=[*params, *(option for option in own if option.name not in taken)],
-        help="Train a GAN; with --cfg=ssn a Spatially Stochastic Network.",
+        help="Train a GAN; with --cfg=ssn a Spatially Stochastic Network.", epilog=EPILOG,
     )
+
+
+def script_options(command: click.Command) -> set[str]:
+    """Options that the script honours itself, and does not hand on to `setup_training_loop_kwargs`.
+
+    The reference host has none but the output folder and the dry run, which this file honours as well.
+    """
+    if command.callback is None:
+        return set()
+    parameters = inspect.signature(command.callback).parameters.values()
+    return {param.name for param in parameters if param.kind != param.VAR_KEYWORD} - {"outdir", "dry_run"}
 
 
 def plan(train: Any, options: dict[str, Any], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -53,25 +72,25 @@ def plan(train: Any, options: dict[str, Any], given: dict[str, Any]) -> tuple[st
 
     options: those of the host, by keyword.  given: those of the plugin, None = not given.
     """
-    is_ssn = options.get("cfg") == "ssn"
+    cfg = options.get("cfg")
     foreign = [name for name, value in given.items() if value is not None]
-    if foreign and not is_ssn:
+    if foreign and cfg not in PRESETS:
         flags = {option.name: option.opts[0] for option in config.options()}
-        raise ValueError(f"{flags[foreign[0]]} can only be given with --cfg=ssn, got --cfg={options.get('cfg')}")
+        raise ValueError(f"{flags[foreign[0]]} can only be given with --cfg={' or '.join(PRESETS)}, got --cfg={cfg}")
     try:
-        desc, args = train.setup_training_loop_kwargs(**{**options, "cfg": None if is_ssn else options.get("cfg")})
+        desc, args = train.setup_training_loop_kwargs(**{**options, "cfg": None if cfg in PRESETS else cfg})
     except train.UserError as err:
         raise ValueError(str(err)) from err
-    if not is_ssn:
+    if cfg not in PRESETS:
         return desc, args
     if options.get("gamma") is None:
         args["loss_kwargs"]["r1_gamma"] = config.R1_GAMMA
     resume = args.get("resume_pkl")
     networks = None if resume is None else host.load_networks(resume, trust=args.get("trust_pickle", False))
-    args, parts = config.apply_options(args, given, networks=networks)
+    args, parts = config.apply_options(args, given, networks=networks, preset=PRESETS[cfg])
     # The data set's name may hold the same letters, but nothing that follows the cfg's does.
     before, _, after = desc.rpartition(f"auto{args['num_gpus']}")
-    return before + "-".join(["ssn", *parts]) + after, args
+    return before + "-".join([cfg, *parts]) + after, args
 
 
 def start(desc: str, args: dict[str, Any], outdir: str) -> None:
@@ -112,9 +131,9 @@ def transfer_before_start(args: dict[str, Any]) -> tuple[dict[str, Any], list[st
 
     networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
     dataset = dnnlib.util.construct_class_by_name(**args["training_set_kwargs"])
-    shape: dict[str, Any] = dict(
-        c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels
-    )
+    channels, height, width = dataset.image_shape
+    size = height if height == width else [height, width]
+    shape: dict[str, Any] = dict(c_dim=dataset.label_dim, img_resolution=size, img_channels=channels)
     dataset.close()
     G = dnnlib.util.construct_class_by_name(**args["G_kwargs"], **shape).requires_grad_(False)
     D = dnnlib.util.construct_class_by_name(**args["D_kwargs"], **shape).requires_grad_(False)

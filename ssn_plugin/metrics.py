@@ -1,8 +1,9 @@
 """What redrawing a block changes, as numbers: distortion, diversity, locality, leak, consistency.
 
-Letters: N pairs, B = R*S blocks of the latent grid, C channels, H W pixels, K numbers per pair. A pair is an image and
-the same image with one block redrawn. Both have the same noise maps: fresh unit normals for every pair, as in training.
-No truncation; images in -1..1, before rounding. Every draw depends on (seed, number of the pair) alone.
+Letters: N pairs, B = R*S blocks of the latent grid (the finest of several), C channels, H W pixels, K numbers per pair.
+A pair is an image and the same image with one block redrawn. Both have the same noise maps: fresh unit normals for
+every pair, as in training. No truncation; images in -1..1, before rounding. Every draw depends on (seed, number of the
+pair) alone.
 
 The functions at the top need only a generator. The metrics at the bottom are registered with the host.
 """
@@ -21,10 +22,12 @@ import torch
 
 import dnnlib
 from metrics import metric_main, metric_utils
+from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.distortion import block_mask, block_means, mean_inside_change, mean_outside_change
 from ssn_plugin.files import open_atomic, save_png
 from ssn_plugin.leak_map import draw_leak_map
-from ssn_plugin.resample import block_grid_of, keyed_normal, redraw_blocks
+from ssn_plugin.networks import side_lengths
+from ssn_plugin.resample import keyed_normal, redraw_blocks
 
 # First word of a random key. Numbers of their own: a pair must not share draws with `ssn_plugin.resample`.
 LATENT_STREAM, FRESH_STREAM, NOISE_STREAM, BLOCK_STREAM, LABEL_STREAM, ORDER_STREAM = range(101, 107)
@@ -32,6 +35,8 @@ LATENT_STREAM, FRESH_STREAM, NOISE_STREAM, BLOCK_STREAM, LABEL_STREAM, ORDER_STR
 DETECTORS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 INCEPTION_URL = DETECTORS + "inception-2015-12-05.pt"
 VGG16_URL = DETECTORS + "vgg16.pt"
+
+host_detectors: Any = getattr(metric_main, "detectors", None)   # checks that the reference host does not have
 
 Z_95 = 1.959964   # standard deviations of a normal distribution that hold 95 %
 
@@ -129,8 +134,8 @@ def synthesize_pairs(
     z = torch.cat([keyed_normal([1, G.z_dim], LATENT_STREAM, seed, i) for i in numbers])           # [N, B*bz]
     redrawn = z.clone()
     for row, (i, block) in enumerate(zip(numbers, blocks.tolist(), strict=True)):
-        cell = slice(block * G.block_z_dim, (block + 1) * G.block_z_dim)
-        redrawn[row, cell] = keyed_normal([G.block_z_dim], FRESH_STREAM, seed, i)
+        start = (first_block(G.block_grid) + block) * G.block_z_dim
+        redrawn[row, start:start + G.block_z_dim] = keyed_normal([G.block_z_dim], FRESH_STREAM, seed, i)
     c = draw_labels(G, numbers, seed, label_fn)
     noise = draw_noise(G, numbers, seed, device)
     if noise is not None:
@@ -168,14 +173,15 @@ def draw_noise(
     resolutions = getattr(G.synthesis, "noise_resolutions", None)
     if resolutions is None:
         return None
-    sizes = [r * r for r in resolutions]
+    shapes = [side_lengths(resolution) for resolution in resolutions]
+    sizes = [height * width for height, width in shapes]
     rows = []
     for i in numbers:
         words = np.random.SeedSequence([NOISE_STREAM, seed, i]).generate_state(1, np.uint64)
         gen = torch.Generator(device).manual_seed(int(words[0]))
         rows.append(torch.randn(sum(sizes), generator=gen, device=device))
     parts = torch.stack(rows).split(sizes, dim=1)
-    return [part.reshape(len(numbers), 1, r, r) for part, r in zip(parts, resolutions, strict=True)]
+    return [part.reshape(len(numbers), 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 # Statistics --------------------------------------------------------------------------------------
@@ -250,7 +256,7 @@ def leak_matrix(
 def lpips_statistics(
     G: Any,
     num_pairs: int,
-    detector: torch.nn.Module,          # image 0..255 -> vector whose squared distance is perceptual
+    detector: Callable[..., torch.Tensor],   # image 0..255 -> vector whose squared distance is perceptual
     seed: int = 0,
     batch_size: int = 16,
     device: torch.device | None = None,
@@ -277,14 +283,21 @@ def lpips_statistics(
 
 
 def _three_channels(img: torch.Tensor) -> torch.Tensor:
-    return img.repeat(1, 3, 1, 1) if img.shape[1] == 1 else img
+    """What a detector sees of images in 0..255: gray as three equal channels, transparency as white. [N, 3, H, W]"""
+    if img.shape[1] == 1:
+        return img.repeat(1, 3, 1, 1)
+    if img.shape[1] == 4:
+        opacity = img[:, 3:].float() / 255
+        on_white = img[:, :3] * opacity + 255 * (1 - opacity)
+        return on_white if img.is_floating_point() else on_white.round().to(img.dtype)
+    return img
 
 
 # Consistency: redrawing everything, block by block, gives a new image of the same distribution ---
 
 
 def redraw_all_blocks(z: torch.Tensor, block_z_dim: int, seed: int, number: int) -> torch.Tensor:
-    """Redraw every block of `z` `[1, B*bz]`, one after the other in random order, with the steps of an edit session."""
+    """Redraw every block of `z`, of all grids, one after the other in random order. [1, B*bz] -> [1, B*bz]"""
     order = np.random.RandomState([ORDER_STREAM, seed, number]).permutation(z.shape[1] // block_z_dim)
     for step, block in enumerate(order.tolist()):
         z = redraw_blocks(z, [block], block_z_dim, seed, step, variant=number)
@@ -349,7 +362,8 @@ def save_leak_matrix(leak: LeakMatrix, grid: Sequence[int], path: str, note: str
 def lpips_metric(opts: Any, name: str, count: int) -> dict[str, float]:
     """Perceptual change outside and inside the redrawn block."""
     kwargs = dict(**_sampling_kwargs(opts), **_pair_kwargs(opts, count))
-    return _flatten(name, lpips_statistics(opts.G, count, _load_detector(opts, VGG16_URL), **kwargs))
+    detector: Any = functools.partial(_run_detector, _load_detector(opts, VGG16_URL), VGG16_URL)
+    return _flatten(name, lpips_statistics(opts.G, count, detector, **kwargs))
 
 
 def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INCEPTION_URL) -> dict[str, float]:
@@ -361,11 +375,15 @@ def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INC
     if count < 20:
         raise ValueError(f"consistency needs at least 20 images, got {count}")
     kwargs = _sampling_kwargs(opts)
-    detector = _load_detector(opts, detector_url)
+    detector = functools.partial(_run_detector, _load_detector(opts, detector_url), detector_url, return_features=True)
     fresh = _image_features(opts, count, detector, first=0, **kwargs)
     again = _image_features(opts, count, detector, first=count, **kwargs)
     redrawn = _image_features(opts, count, detector, first=0, redraw=True, **kwargs)
-    _note(opts, num_generated=3 * count, num_features=fresh.shape[1])
+    _note(opts, num_generated=3 * count, rounding="x * 127.5 + 128, clamped, truncated to uint8",
+          resize="inside the detector", noise="fresh for every image")
+    if opts.rank == 0 and count <= fresh.shape[1]:
+        warnings.warn(f"{count} images for {fresh.shape[1]} features: the covariance is rank-deficient and the Frechet "
+                      f"distance biased upward, like its floor", stacklevel=2)
     if opts.rank != 0:
         unknown = Estimate(float("nan"), float("nan"), float("nan"))
         return _flatten(name, {"": unknown, "floor": unknown})
@@ -378,7 +396,7 @@ def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INC
 def _image_features(
     opts: Any,
     count: int,
-    detector: torch.nn.Module,
+    detector: Callable[[torch.Tensor], torch.Tensor],   # images in 0..255 -> features [N, F]
     seed: int,
     batch_size: int,
     device: torch.device,
@@ -400,16 +418,24 @@ def _image_features(
         noise = draw_noise(G, [i + 2 * count for i in numbers] if redraw else numbers, seed, device)
         img = run_network(G, torch.cat(z), draw_labels(G, numbers, seed, label_fn), noise, device)
         img = (img * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-        features = detector(_three_channels(img), return_features=True)
+        features = detector(_three_channels(img))
         stats.append_torch(features, num_gpus=opts.num_gpus, rank=opts.rank)
         progress.update(stats.num_items)
     return stats.get_all()
 
 
 def _load_detector(opts: Any, url: str) -> torch.nn.Module:
-    _note(opts, detector_name=metric_utils.get_feature_detector_name(url))
-    return metric_utils.get_feature_detector(
+    detector = metric_utils.get_feature_detector(
         url=url, device=opts.device, num_gpus=opts.num_gpus, rank=opts.rank, verbose=opts.progress.verbose)
+    _note(opts, detector_name=metric_utils.get_feature_detector_name(url))
+    if opts.rank == 0 and host_detectors is not None:
+        _note(opts, detector=host_detectors.get_hash(url))
+    return detector
+
+
+def _run_detector(detector: torch.nn.Module, url: str, img: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Output of a detector `[N, F]`, checked where the host can."""
+    return detector(img, **kwargs) if host_detectors is None else host_detectors.run(detector, url, img, **kwargs)
 
 
 def _sampling_kwargs(opts: Any) -> dict[str, Any]:
@@ -422,7 +448,8 @@ def _sampling_kwargs(opts: Any) -> dict[str, Any]:
 
 def _pair_kwargs(opts: Any, num_pairs: int) -> dict[str, Any]:
     """The remaining arguments of `measure_pairs`."""
-    _note(opts, num_pairs=num_pairs, rounding="none", noise="fresh for every pair, shared by its two images")
+    _note(opts, num_pairs=num_pairs, rounding="none", resize="none",
+          noise="fresh for every pair, shared by its two images")
     return dict(num_gpus=opts.num_gpus, rank=opts.rank,
                 progress=opts.progress.sub(tag="pairs of images", num_items=2 * num_pairs))
 
@@ -431,6 +458,8 @@ def _label_fn(opts: Any) -> LabelFn | None:
     """Labels of uniformly drawn images of the data set, for a conditional network."""
     if not opts.G.c_dim:
         return None
+    if "class_name" not in opts.dataset_kwargs:
+        raise ValueError("a conditional network takes the labels of a data set, and none is known")
     dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
     seed = getattr(opts, "seed", None) or 0
     return lambda i: dataset.get_label(np.random.RandomState([LABEL_STREAM, seed, i]).randint(len(dataset)))
@@ -468,8 +497,11 @@ def _register_all() -> None:
     if hasattr(metric_main, "register_family"):   # not in the reference host
         for prefix, (compute, _) in FAMILIES.items():
             metric_main.register_family(prefix + metric_main.COUNT)(compute)
-        random_features = functools.partial(consistency_metric, detector_url=metric_main.detectors.RANDOM_VGG16_URL)
+        random_features = functools.partial(consistency_metric, detector_url=host_detectors.RANDOM_VGG16_URL)
         metric_main.register_family("ssn_rconsistency" + metric_main.COUNT)(random_features)
+    if hasattr(metric_main, "register_detector"):   # not in the reference host
+        metric_main.register_detector(r"ssn_lpips\d.*", VGG16_URL)
+        metric_main.register_detector(r"ssn_consistency\d.*", INCEPTION_URL)
 
 
 _register_all()

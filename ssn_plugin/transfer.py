@@ -1,14 +1,17 @@
 """Start a Spatially Stochastic Network from a trained StyleGAN2 (Hong et al. 2020, arXiv:2006.05394, section 3.4).
 
 The mapping network becomes the stack that all blocks share, styled convolutions and RGB layers keep weights and
-affines, the discriminator is taken over. Both generators name their tensors alike, so weights are copied by name; two
-things differ: the mean style is repeated for every block, and the spatial encoder has no counterpart. Its gates start
-at 0: an image whose blocks all hold the same latent is then the image that StyleGAN2 makes of that latent.
+affines, the discriminator is taken over. Both generators name their tensors alike, so weights are copied by name; three
+things differ: each grid has a mapping network of its own, the mean style is repeated for every block, and the spatial
+encoder has no counterpart. Its gates start at 0: an image whose blocks all hold the same latent is then the image that
+StyleGAN2 makes of that latent.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch_utils import misc
 ENCODER_GATES = {"zero": 0.0, "random": 1.0}
 
 W_AVG = "mapping.w_avg"
+MAPPING_LAYER = re.compile(r"mapping\.(?:grid(?P<grid>\d+)_)?(?P<layer>fc\d+\..+)")  # those of grid 0 have no prefix
 GENERATOR_ARGS = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs")
 SSN_ARGS = (
     "block_z_dim", "c_dim", "block_w_dim", "img_resolution", "img_channels", "block_grid", "mapping_kwargs",
@@ -138,16 +142,16 @@ def adopt_structure(args: dict[str, Any], networks: Mapping[str, Any]) -> dict[s
 
 @torch.no_grad()
 def transfer_weights(source: torch.nn.Module, target: torch.nn.Module, what: str) -> list[str]:
-    """Copy all tensors of equal name and shape, in place; those of a mean style are repeated for every block.
+    """Copy all tensors of equal name and shape, in place; those of a mapping network to that of every grid.
 
     Returns one line per parameter or buffer that differs: new in the target, or left behind in the source.
     what: name of the network in these lines.
     """
     theirs = dict(misc.named_params_and_buffers(source))
-    if is_ssn(target) and W_AVG in theirs:
-        of_one_block = theirs[W_AVG].reshape(_num_blocks(source), -1)[0]
-        theirs[W_AVG] = of_one_block.repeat(_num_blocks(target))
     differences = []
+    if is_ssn(target):
+        theirs, unused = _for_grids(theirs, _grids(source), _grids(target))
+        differences += [f"{what}.{name} of the source has no place here" for name in unused]
     for name, tensor in misc.named_params_and_buffers(target):
         value = theirs.pop(name, None)
         if value is None:
@@ -160,15 +164,43 @@ def transfer_weights(source: torch.nn.Module, target: torch.nn.Module, what: str
     return differences + [f"{what}.{name} of the source has no place here" for name in theirs]
 
 
-def _num_blocks(G: Any) -> int:
-    return sum(rows * cols for rows, cols in G.block_grid) if is_ssn(G) else 1
+def _for_grids(
+    tensors: Mapping[str, torch.Tensor], source_grids: list[list[int]], target_grids: list[list[int]]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Tensors of a generator under the names that they have for other grids, and names of those that serve none.
+
+    A grid takes over the mapping network and the mean style of the source's grid of its size. Where there is none, the
+    finest serves the finest, and so on; the coarsest of the source serves all that are left.
+    """
+    origins = [  # index among the source's grids, for each of the target's
+        source_grids.index(grid) if grid in source_grids else max(index + len(source_grids) - len(target_grids), 0)
+        for index, grid in enumerate(target_grids)
+    ]
+    renamed, unused = {}, []
+    for name, value in tensors.items():
+        match = MAPPING_LAYER.fullmatch(name)
+        if match is None:
+            renamed[name] = value
+            continue
+        served = [grid for grid, origin in enumerate(origins) if origin == int(match["grid"] or 0)]
+        renamed.update((f"mapping.{f'grid{grid}_' if grid else ''}{match['layer']}", value) for grid in served)
+        unused += [] if served else [name]
+    if W_AVG in tensors:
+        of_blocks = tensors[W_AVG].reshape(sum(map(math.prod, source_grids)), -1)
+        firsts = [sum(map(math.prod, source_grids[:origin])) for origin in origins]
+        renamed[W_AVG] = torch.cat([of_blocks[i].repeat(math.prod(grid)) for i, grid in zip(firsts, target_grids)])
+    return renamed, unused
+
+
+def _grids(G: Any) -> list[list[int]]:
+    return [list(grid) for grid in G.block_grid] if is_ssn(G) else [[1, 1]]
 
 
 def needs_transfer(source_G: Any, G: Any) -> bool:
     """Would copying by name alone not do, because `G` is an SSN and the source has no grid, or another one?"""
     if not is_ssn(G):
         return False
-    return not is_ssn(source_G) or [list(g) for g in source_G.block_grid] != [list(g) for g in G.block_grid]
+    return not is_ssn(source_G) or _grids(source_G) != _grids(G)
 
 
 def take_over(networks: Mapping[str, Any], run: Mapping[str, torch.nn.Module]) -> list[str] | None:
@@ -187,7 +219,7 @@ def take_over(networks: Mapping[str, Any], run: Mapping[str, torch.nn.Module]) -
 
 def transfer_networks(
     networks: Mapping[str, Any],           # content of a network file: G, D, G_ema and more, which is passed on
-    block_grid: Sequence[Sequence[int]],   # [[rows, columns]]
+    block_grid: Sequence[Sequence[int]],   # [[rows, columns]] of each grid
     encoder: str = "gated",                # gated or none
     encoder_init: str = "zero",            # key of ENCODER_GATES
     style_resolution: int | None = None,   # of SSNGenerator
@@ -202,7 +234,7 @@ def transfer_networks(
         raise ValueError(f"the encoder's start must be one of {', '.join(ENCODER_GATES)}, got {encoder_init!r}")
     source = networks["G_ema"]
     check_generator(source)
-    if _num_blocks(source) > 1:
+    if sum(map(math.prod, _grids(source))) > 1:
         grids = "+".join(f"{rows}x{cols}" for rows, cols in source.block_grid)
         raise ValueError(f"the network is a Spatially Stochastic Network already, with a {grids} grid")
     kwargs = generator_structure(source)

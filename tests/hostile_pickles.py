@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import random
-import resource
 import struct
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import network_file_helpers as helpers
 import torch
+from peak_memory import STATUS, peak_memory
 
 import legacy
 import ssn_plugin.networks
@@ -218,7 +218,7 @@ def main() -> None:
     helpers.load(helpers.snapshot())  # imports what loading imports
     "".encode("raw_unicode_escape")
     assert ssn_plugin.networks
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    baseline = peak_memory() if STATUS.exists() else 0
     executed, not_one_line, seconds, current = [], [], [], ""
     watching = False
 
@@ -242,7 +242,7 @@ def main() -> None:
             not_one_line.append(f"{current}: {outcome[:200]!r}")
         if "-v" in sys.argv:
             print(f"{seconds[-1][0]:6.2f} {current:24s} {outcome[:150]}", file=sys.stderr)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory() if STATUS.exists() else 0
     slowest = max(seconds)
     report = dict(files=len(files), executed=executed, not_one_line=not_one_line, slowest_cpu_seconds=slowest)
     print(json.dumps({**report, "peak_extra_mb": (peak - baseline) / 1024}))

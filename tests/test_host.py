@@ -16,6 +16,7 @@ import types
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -65,8 +66,9 @@ def python(wheel, tmp_path_factory) -> str:
     venv.create(folder, symlinks=True)
     paths = {key: sysconfig.get_path(key, vars=dict(base=str(folder))) for key in ("purelib", "scripts")}
     Path(paths["purelib"], "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    with zipfile.ZipFile(wheel) as archive:  # what an installer does with a pure wheel
-        archive.extractall(paths["purelib"])
+    pytest.importorskip("pip")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    run([*install, "--target", paths["purelib"], str(wheel)], folder)
     return str(Path(paths["scripts"], "python"))
 
 
@@ -221,7 +223,10 @@ def test_the_options_of_the_plugin_edit_the_tree_of_such_a_host():
     assert args["G_kwargs"]["block_grid"] == [[2, 4]] and args["loss_kwargs"]["r1_gamma"] == 1
     assert launch.plan(FakeTrain, dict(cfg="ssn", gamma=3), given)[1]["loss_kwargs"]["r1_gamma"] == 3
     assert launch.plan(FakeTrain, dict(cfg="paper256"), given)[1]["G_kwargs"]["class_name"] == "G"
-    with pytest.raises(ValueError, match="--blocks can only be given with --cfg=ssn, got --cfg=paper256"):
+    desc, args = launch.plan(FakeTrain, dict(cfg="ssn-plus"), given)
+    assert desc == "auto2-ssn-plus-blocks1x1+4x4-lambda30-diversity1-gamma"
+    assert args["G_kwargs"]["block_grid"] == [[1, 1], [4, 4]] and args["loss_kwargs"]["diversity_weight"] == 1
+    with pytest.raises(ValueError, match="--blocks can only be given with --cfg=ssn or ssn-plus, got --cfg=paper256"):
         launch.plan(FakeTrain, dict(cfg="paper256"), {**given, "blocks": "2x4"})
     with pytest.raises(ValueError, match="--cfg is broken"):
         launch.plan(FakeTrain, dict(cfg="broken"), given)
@@ -231,14 +236,26 @@ def test_the_command_has_the_options_of_the_host_and_of_the_plugin():
     command = launch.extended_command(types.SimpleNamespace(main=host_command(), __file__="train.py"))
     names = [param.name for param in command.params]
     assert {"outdir", "mirror", "cfg", "blocks", "distortion_weight"} <= set(names) and len(set(names)) == len(names)
-    assert "ssn" in next(param for param in command.params if param.name == "cfg").type.choices
+    assert {"ssn", "ssn-plus"} < set(next(param for param in command.params if param.name == "cfg").type.choices)
     with pytest.raises(ValueError, match="train.py has no command whose options could be extended"):
         launch.extended_command(types.SimpleNamespace(__file__="train.py"))
 
 
-def host_command() -> click.Command:
-    options = [click.Option([f"--{name}"]) for name in ("outdir", "mirror")]
-    return click.Command("train", params=[*options, click.Option(["--cfg"], type=click.Choice(["auto"]))])
+def test_an_option_that_only_the_script_of_the_host_honours_is_left_out():
+    @click.pass_context
+    def callback(ctx, outdir, again, **options):
+        pass
+
+    main = host_command(callback, "again")
+    assert launch.script_options(main) == {"ctx", "again"}
+    names = {param.name for param in launch.extended_command(types.SimpleNamespace(main=main)).params}
+    assert {"outdir", "mirror", "blocks"} < names and "again" not in names
+
+
+def host_command(callback: Any = None, *further: str) -> click.Command:
+    options = [click.Option([f"--{name}"]) for name in ("outdir", "mirror", *further)]
+    cfg = click.Option(["--cfg"], type=click.Choice(["auto"]))
+    return click.Command("train", params=[*options, cfg], callback=callback)
 
 
 def test_runs_are_numbered_above_the_highest(tmp_path):

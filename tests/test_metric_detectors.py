@@ -103,6 +103,14 @@ def test_a_file_that_differs_from_its_first_use_is_refused(tmp_path):
         detectors.load(detectors.INCEPTION_URL)
 
 
+def test_a_hash_that_cannot_be_noted_is_warned_about(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "file"))
+    detectors.set_detector_dir(str(write_detectors(tmp_path / "detectors")))
+    with pytest.warns(UserWarning, match="the detector's hash is not kept for later runs: "):
+        assert len(detectors.get_hash(detectors.INCEPTION_URL)) == 64
+
+
 def test_a_known_hash_is_enforced(tmp_path, monkeypatch):
     detectors.set_detector_dir(str(write_detectors(tmp_path / "detectors")))
     info = detectors.DetectorInfo("test", 2048, sha256="0" * 64)

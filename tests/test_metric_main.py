@@ -35,6 +35,12 @@ def test_any_sample_count_is_a_valid_name(name):
     assert metric_main.is_valid_metric(name)
 
 
+def test_a_count_of_zero_is_no_metric():
+    assert not metric_main.is_valid_metric("fid0")
+    with pytest.raises(ValueError, match="a sample count must be at least 1, got 0k"):
+        metric_main.check_metric("kid0k_full")
+
+
 @pytest.mark.parametrize("name", ["", "fid", "fid5m", "fid-5k", "fid5k_ful", "pr500", "ppl2k", "ppl2k_xend", "none"])
 def test_other_names_are_not(name):
     assert not metric_main.is_valid_metric(name)
@@ -160,3 +166,27 @@ def test_detectors_of_stock_metrics_are_known_before_they_run():
     assert metric_main.detector_of("fid5k_full") == metric_main.detector_of("is50k") == detectors.INCEPTION_URL
     assert metric_main.detector_of("ppl2_wend") == metric_main.detector_of("pr5k3") == detectors.VGG16_URL
     assert metric_main.detector_of("rfid5k") is metric_main.detector_of("swd5k") is None
+
+
+def test_a_detector_is_fetched_for_the_metrics_that_need_one(local_detectors, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(metric_main.detectors, "fetch", lambda url, verbose: fetched.append(url))
+    for name in ("fid50k_full", "rfid5k", "ppl2_wend"):
+        metric_main.fetch_detector(name)
+    assert fetched == [detectors.INCEPTION_URL, detectors.VGG16_URL]
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("kid1", "at least 2 images on each side, got 1"), ("pr0.003k3_full", "3 neighbours need more than 3"),
+    ("is9", "10 splits need at least 10 images, got 9")])
+def test_a_count_that_is_too_small_is_refused_before_any_image_is_read(name, message):
+    with pytest.raises(ValueError, match=message):
+        metric_main.calc_metric(name, G=tiny_generator(), device=CPU, dataset_kwargs=dataset_kwargs("missing.zip"))
+
+
+def test_a_label_source_belongs_to_the_facts_of_a_result(local_detectors, tmp_path):
+    data = write_images(tmp_path / "d.zip", 6, labels=[0, 1, 2, 0, 1, 2])
+    kwargs = dict(device=CPU, dataset_kwargs=dataset_kwargs(data, use_labels=True))
+    conditional = metric_main.calc_metric("ppl4_wend", G=tiny_generator(c_dim=3), **kwargs)
+    assert len(conditional.provenance.data) == 64
+    assert "data" not in metric_main.calc_metric("ppl4_wend", G=tiny_generator(), **kwargs).provenance

@@ -21,11 +21,12 @@ from metrics.sliced_wasserstein import (
 
 
 def test_pyramid_levels_go_down_to_16_pixels():
-    assert pyramid_resolutions(128) == [128, 64, 32, 16]
-    assert pyramid_resolutions(16) == [16]
-    assert pyramid_resolutions(8) == [8]
-    with pytest.raises(ValueError, match="at least 8 pixels, got 4"):
-        pyramid_resolutions(4)
+    assert pyramid_resolutions(128, 128) == [128, 64, 32, 16]
+    assert pyramid_resolutions(16, 16) == [16]
+    assert pyramid_resolutions(8, 8) == [8]
+    assert pyramid_resolutions(64, 96) == pyramid_resolutions(96, 64) == [64, 32, 16]
+    with pytest.raises(ValueError, match="at least 8 pixels, got 4x16"):
+        pyramid_resolutions(4, 16)
 
 
 def test_smoothing_is_the_mirrored_binomial_filter():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 from metric_fixtures import dataset_kwargs, tiny_generator, write_images
+from peak_memory import STATUS
 
 import dnnlib
 from metrics import content_hash, detectors, frechet_inception_distance, metric_utils, sampling
@@ -192,6 +192,16 @@ def test_a_damaged_cache_file_is_made_anew(thumbnails, tmp_path, damage):
     assert file.read_bytes() == whole
 
 
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(thumbnails, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "file"))
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(write_images(tmp_path / "d.zip", 4)) as archive:
+        archive.extractall(tmp_path / "folder")
+    with pytest.warns(UserWarning, match="the statistics of the real images are not kept: "):
+        assert dataset_stats(options(data=dataset_kwargs(tmp_path / "folder"))).num_items == 4
+
+
 def test_a_folder_and_a_zip_of_the_same_files_have_one_hash(tmp_path, monkeypatch):
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
     path = write_images(tmp_path / "d.zip", 5, labels=[0, 1, 2, 3, 4])
@@ -267,17 +277,18 @@ def test_a_killed_run_leaves_no_half_written_cache_and_the_next_one_gives_the_sa
 
 
 MEMORY_RUN = """
-    import resource, sys
+    import sys
     import torch
     sys.path[:0] = [{root!r}, {tests!r}]
     from metrics import detectors
+    from peak_memory import peak_memory
     from test_metric_utils import LinearNetwork, Thumbnail, generator_options
     detectors.load = lambda url, device, verbose=False: Thumbnail()
     detectors.get_hash = lambda url: "hash"
     from metrics import metric_utils
     metric_utils.compute_feature_stats_for_generator(
         generator_options(), "builtin:thumbnail", {{}}, batch_gen=64, capture_mean_cov=True, max_items={num})
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 """
 
 
@@ -292,7 +303,7 @@ def generator_options():
     return options(LinearNetwork())
 
 
-@pytest.mark.skipif(not hasattr(resource, "getrusage"), reason="needs a Unix system")
+@pytest.mark.skipif(not STATUS.exists(), reason="needs the memory counters of Linux")
 def test_memory_stays_flat_from_2000_to_20000_images():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     peaks = []

@@ -126,9 +126,11 @@ def test_a_generator_alone_becomes_a_complete_snapshot_with_a_note(tmp_path):
     assert logits_of(read(tmp_path / "out.pkl")["D"]).shape == (2, 1)
 
 
-def test_an_unknown_suffix_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_suffix_or_folder_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError, match=r"must end in .pkl, .safetensors, .pt, got .*out.onnx"):
         network_files.convert("does-not-exist.pkl", str(tmp_path / "out.onnx"))
+    with pytest.raises(ValueError, match=r"the folder of the network file to write must exist, got .*new.out.pkl"):
+        network_files.convert("does-not-exist.pkl", str(tmp_path / "new" / "out.pkl"))
 
 
 # The safetensors format itself.

@@ -124,7 +124,7 @@ def test_train_is_the_command_of_this_host(tmp_path, stylegan2):
     (["transfer", "{net}", "out.onnx"], "network file to write must end in .pkl, .safetensors, .pt, got out.onnx"),
     (["transfer", "{net}", "out.pkl", "--blocks=3x3"], "grid 3x3 does not divide the 16x16 image"),
     (["transfer", "{net}", "out.pkl", "--blocks=four"], "--blocks must be rows x columns such as 4x4, got four"),
-    (["transfer", "{net}", "none/out.pkl"], "none/out.pkl: No such file or directory"),
+    (["transfer", "{net}", "none/out.pkl"], "the folder of the network file to write must exist, got none/out.pkl"),
     (["generate", "--network={net}", "--seeds=1", "--outdir=out"], "stylegan2.pkl has no block grid"),
     (["generate", "--network={net}", "--outdir=out"], "give either --seeds or --recipe"),
     (["generate", "--network={net}", "--seeds=4-2", "--outdir=out"], "seeds must look like 3 or 1,5,9 or 0-7"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import frechet_inception_distance, metric_main, metric_utils
+from metrics import detectors, frechet_inception_distance, metric_main, metric_utils, sampling
 from ssn_plugin import metrics as ssn_metrics
 from ssn_plugin.distortion import block_mask
 from ssn_plugin.leak_map import draw_leak_map
@@ -200,14 +200,23 @@ def test_metrics_are_registered_under_names_with_their_prefix_and_at_any_count()
     assert not metric_main.is_valid_metric("ssn_distortion")
 
 
-def test_plugin_metrics_work_with_the_options_of_the_reference_host():
-    """Its MetricOptions have neither seed, batch size, output folder nor provenance."""
+def test_the_host_can_fetch_detectors_before_it_measures():
+    assert metric_main.detector_of("ssn_lpips10k") == detectors.VGG16_URL
+    assert metric_main.detector_of("ssn_consistency500") == detectors.INCEPTION_URL
+    assert metric_main.detector_of("ssn_rconsistency500") is metric_main.detector_of("ssn_distortion1k") is None
+
+
+def test_plugin_metrics_work_with_the_options_of_the_reference_host(monkeypatch):
+    """Its MetricOptions have neither seed, batch size, output folder nor provenance, and it checks no detector."""
+    monkeypatch.setattr(ssn_metrics, "host_detectors", None)
+    monkeypatch.setattr(metric_utils, "get_feature_detector", lambda **kwargs: MeanColour())
     opts = types.SimpleNamespace(
         G=PaintedGrid(leak=0.1), G_kwargs={}, dataset_kwargs={}, num_gpus=1, rank=0, device=CPU, cache=True,
         progress=metric_utils.ProgressMonitor())
     assert ssn_metrics.distortion_metric(opts, "d", 5)["d"] > 0
     with pytest.warns(UserWarning, match="not saved"):
         assert ssn_metrics.leak_metric(opts, "m", 5)["m_inside"] > 0
+    assert ssn_metrics.consistency_metric(opts, "c", 20)["c"] >= 0
 
 
 def test_conditional_networks_draw_labels_from_the_data_set_or_uniformly():
@@ -218,6 +227,15 @@ def test_conditional_networks_draw_labels_from_the_data_set_or_uniformly():
     fixed = ssn_metrics.draw_labels(G, range(2), seed=0, label_fn=lambda i: np.array([0, 0, 1], dtype=np.float32))
     assert fixed.tolist() == [[0, 0, 1], [0, 0, 1]]
     assert ssn_metrics.distortion_statistics(G, 4)["diversity"].value > 0
+    with pytest.raises(ValueError, match="takes the labels of a data set, and none is known"):
+        metric_main.calc_metric("ssn_distortion4", G=G, device=CPU)
+
+
+def test_images_with_alpha_are_laid_on_white_for_a_detector():
+    img = torch.tensor([100.0, 0, 200, 51]).reshape(1, 4, 1, 1)   # a fifth opaque
+    for three_channels in (ssn_metrics._three_channels, sampling.to_three_channels):
+        torch.testing.assert_close(three_channels(img).flatten(), torch.tensor([20 + 204.0, 204, 40 + 204]))
+        assert three_channels(img.to(torch.uint8)).flatten().tolist() == [224, 204, 244]
 
 
 def test_redrawing_all_blocks_leaves_no_old_number_and_keeps_the_distribution():
@@ -234,24 +252,43 @@ class MeanColour(torch.nn.Module):
         return img.float().mean(dim=[2, 3])
 
 
-def consistency_options(G):
-    return metric_utils.MetricOptions(G=G, device=CPU, seed=0)
+@pytest.fixture
+def consistency(monkeypatch):
+    """Measures a network by the mean colours of its images."""
+    monkeypatch.setattr(detectors, "load", lambda url, device, verbose=False: MeanColour())
+    monkeypatch.setattr(detectors, "get_hash", lambda url: "hash of " + url)
+    monkeypatch.setattr(metric_utils, "_loaded_detectors", {})
+
+    def measure(G, count, url="builtin:mean-colour"):
+        opts = metric_utils.MetricOptions(G=G, device=CPU, seed=0)
+        return ssn_metrics.consistency_metric(opts, "c", count, detector_url=url), opts.provenance
+    return measure
 
 
-def test_consistency_equals_its_floor_within_the_intervals(monkeypatch):
-    monkeypatch.setattr(metric_utils, "get_feature_detector", lambda **kwargs: MeanColour())
-    G = PaintedGrid(block_z_dim=1)
-    result = ssn_metrics.consistency_metric(consistency_options(G), "c", 400)
+def test_consistency_equals_its_floor_within_the_intervals(consistency):
+    result, facts = consistency(PaintedGrid(block_z_dim=1), 400)
+    assert facts.detector == "hash of builtin:mean-colour" and facts.num_generated == 1200
     assert result["c"] < 30 and result["c_floor"] < 30     # of a variance of (127 / 2)^2
     assert result["c_low"] < result["c_floor_high"] and result["c_floor_low"] < result["c_high"]
 
 
-def test_consistency_sees_a_redraw_of_another_spread(monkeypatch):
-    monkeypatch.setattr(metric_utils, "get_feature_detector", lambda **kwargs: MeanColour())
+def test_consistency_sees_a_redraw_of_another_spread(consistency, monkeypatch):
     broken = ssn_metrics.redraw_all_blocks
     monkeypatch.setattr(ssn_metrics, "redraw_all_blocks", lambda *args: broken(*args) * 0.1)
-    result = ssn_metrics.consistency_metric(consistency_options(PaintedGrid(block_z_dim=1)), "c", 200)
+    result, _ = consistency(PaintedGrid(block_z_dim=1), 200)
     assert result["c_low"] > result["c_floor_high"]
+
+
+def test_consistency_refuses_a_detector_of_another_width(consistency):
+    with pytest.raises(ValueError, match="inception-2015-12-05.pt must return 2048 features, got 3"):
+        consistency(PaintedGrid(), 20, url=ssn_metrics.INCEPTION_URL)
+
+
+def test_consistency_of_few_images_warns_with_their_number(consistency, monkeypatch):
+    wide = torch.nn.Sequential(MeanColour(), torch.nn.Linear(3, 30))
+    monkeypatch.setattr(detectors, "load", lambda *args, **kwargs: lambda img, return_features: wide(img).detach())
+    with pytest.warns(UserWarning, match="25 images for 30 features: the covariance is rank-deficient"):
+        consistency(PaintedGrid(), 25)
 
 
 def test_both_frechet_distances_of_the_project_agree():

@@ -66,6 +66,37 @@ def test_equal_blocks_give_the_image_of_the_source(architecture, c_dim, grid):
     assert not torch.equal(image_of(networks["G"]), image_of(networks["G_ema"]))
 
 
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_equal_blocks_of_several_grids_give_the_image_of_the_source(c_dim):
+    source = snapshot(generator(c_dim=c_dim, resolution=16), discriminator(c_dim=c_dim, resolution=16))
+    networks, notes = transfer.transfer_networks(source, [[1, 1], [2, 2], [4, 4]])
+    assert_equal_images(networks["G_ema"], source["G_ema"])
+    assert notes and all("encoder" in line for line in notes)
+
+
+def test_a_grid_keeps_its_own_mapping_network_and_mean_style_among_others():
+    def ssn(grids):
+        G = SSNGenerator(8, 0, 8, 16, 3, block_grid=grids, mapping_kwargs=dict(num_layers=2),
+                         synthesis_kwargs=dict(channel_base=64, channel_max=8, encoder="none"))  # fmt: skip
+        G.mapping.w_avg.copy_(torch.arange(len(grids)).float().repeat_interleave(
+            torch.tensor([8 * rows * cols for rows, cols in grids])))  # fmt: skip
+        return G
+
+    both, fine, middle, single = ssn([[1, 1], [4, 4]]), ssn([[4, 4]]), ssn([[2, 2]]), ssn([[1, 1]])
+    theirs = both.mapping.grid1_fc0.weight
+    for target in (fine, middle):   # of equal size, and as the finest
+        notes = transfer.transfer_weights(both, target, "G")
+        assert torch.equal(target.mapping.fc0.weight, theirs) and (target.mapping.w_avg == 1).all()
+        assert {line for line in notes if "mapping" in line} == {
+            f"G.mapping.fc{i}.{kind} of the source has no place here" for i in (0, 1) for kind in ("weight", "bias")}
+    transfer.transfer_weights(both, single, "G")
+    assert torch.equal(single.mapping.fc0.weight, both.mapping.fc0.weight) and (single.mapping.w_avg == 0).all()
+    more = ssn([[1, 1], [2, 2]])
+    assert transfer.transfer_weights(fine, more, "G") == []
+    assert torch.equal(more.mapping.fc0.weight, theirs) and torch.equal(more.mapping.grid1_fc0.weight, theirs)
+    assert (more.mapping.w_avg == 1).all()
+
+
 def test_independent_blocks_give_another_image_at_their_place_only_little_elsewhere():
     """The encoder is closed, so a block acts through the interpolated style map: most inside, less outside."""
     G = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])[0]["G_ema"]

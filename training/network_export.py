@@ -18,10 +18,11 @@ import dnnlib
 from torch_utils.safe_unpickler import RefusedPickle
 from training import rosinality, safetensors_io
 from training.network_config import NETWORK_KEYS, as_native, to_config
-from training.networks import Discriminator
+from training.networks import Discriminator, side_lengths
 
 SUFFIXES = (".pkl", ".safetensors", ".pt")
 CONFIG_NAME = "config.json"
+PROTOCOL = 4  # of pickle: what every supported Python reads, and the same bytes with all of them
 
 
 def save_networks(networks: Mapping[str, Any], path: str | os.PathLike) -> list[str]:
@@ -31,14 +32,16 @@ def save_networks(networks: Mapping[str, Any], path: str | os.PathLike) -> list[
     Returns what the format does not keep, one sentence each.  Raises `ValueError` for what it cannot express at all.
     """
     writers = {".pkl": _save_pickle, ".safetensors": _save_safetensors, ".pt": _save_rosinality}
-    check_suffix(path)
+    check_path(path)
     return writers[Path(path).suffix](networks, Path(path))
 
 
-def check_suffix(path: str | os.PathLike) -> None:
-    """Raise `ValueError` unless `path` ends like a format that can be written."""
+def check_path(path: str | os.PathLike) -> None:
+    """Raise `ValueError` unless `path` ends like a format that can be written, and lies in an existing folder."""
     if Path(path).suffix not in SUFFIXES:
         raise ValueError(f"network file to write must end in {', '.join(SUFFIXES)}, got {path}")
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"the folder of the network file to write must exist, got {path}")
 
 
 def _save_pickle(networks: Mapping[str, Any], path: Path) -> list[str]:
@@ -51,7 +54,7 @@ def _save_pickle(networks: Mapping[str, Any], path: Path) -> list[str]:
         snapshot["D"] = _untrained_discriminator(snapshot["G_ema"])
         notes.append("D is untrained: the source has none, and the hosts that read this format insist on one")
     with dnnlib.util.open_atomic(path) as file:
-        pickle.dump(snapshot, file)
+        pickle.dump(snapshot, file, protocol=PROTOCOL)
     return notes
 
 
@@ -129,8 +132,9 @@ def model_card(
 ) -> str:
     """Markdown text that says what a network file holds, where it came from and what it may be used for."""
     path, G = Path(path), networks["G_ema"]
+    height, width = side_lengths(G.img_resolution)
     rows = [
-        ("Images", f"{G.img_resolution}x{G.img_resolution}, {G.img_channels} channels"),
+        ("Images", f"{width}x{height}, {G.img_channels} channels"),
         ("Generator", f"{type(G).__name__}, {_num_parameters(G):,} parameters"),
         ("Latents", f"z {G.z_dim}, w {G.w_dim}, {G.num_ws} styles per image"),
         ("Classes", str(G.c_dim) if G.c_dim else "none (unconditional)"),

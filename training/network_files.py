@@ -9,7 +9,7 @@ from typing import Any
 import dnnlib
 import legacy
 from training.config import RESUME_FILES, TRANSFER_URL
-from training.network_export import check_suffix, save_networks, write_model_card
+from training.network_export import check_path, save_networks, write_model_card
 
 NVIDIA_LICENCE = "NVIDIA Source Code License: non-commercial use only (research or evaluation)"
 UNKNOWN_LICENCE = "not stated in the file; the terms of its source apply"
@@ -81,7 +81,7 @@ def convert(source: str, dest: str, trust: bool = False, force_fp16: bool = Fals
     source: path, URL or short name.  dest: path that ends in .pkl, .safetensors or .pt.
     Returns the paths of the files written and what the format of `dest` does not keep, one line each.
     """
-    check_suffix(dest)
+    check_path(dest)
     with dnnlib.util.open_url(resolve_network(source)) as file:
         networks = legacy.load_network_pkl(file, force_fp16=force_fp16, trust=trust)
     notes = save_networks(networks, dest)

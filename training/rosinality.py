@@ -237,6 +237,8 @@ def _estimate_w_avg(G: Any) -> torch.Tensor:
 def _generator_obstacles(G: Any) -> list[str]:
     if type(G).__name__ != "Generator":
         return [f"it is a {type(G).__name__}, not a StyleGAN2 generator"]
+    if not isinstance(G.img_resolution, int):
+        return [f"its images are not square, height and width are {G.img_resolution}"]
     synthesis, mapping = G.synthesis, G.mapping
     mapping_shapes = {tuple(getattr(mapping, f"fc{i}").weight.shape) for i in range(mapping.num_layers)}
     last = getattr(synthesis, f"b{G.img_resolution}")
@@ -257,7 +259,7 @@ def _generator_obstacles(G: Any) -> list[str]:
 def _discriminator_obstacles(D: Any) -> list[str]:
     if type(D).__name__ != "Discriminator":
         return [f"its discriminator is a {type(D).__name__}"]
-    first = getattr(D, f"b{D.img_resolution}")
+    first = getattr(D, f"b{max(D.block_resolutions)}")
     widths = {r: getattr(D, f"b{r}").conv0.bias.numel() for r in D.block_resolutions}
     expected = {
         "discriminator architecture": (first.architecture, "resnet"),
