@@ -1,18 +1,41 @@
-"""The grid of latents of a Spatially Stochastic Network."""
+"""The grids of latents of a Spatially Stochastic Network.
+
+There is one, or there are several, coarse to fine: `[[1, 1], [4, 4]]`. The latents of all blocks lie one after the
+other, grid by grid. The blocks of the finest grid are those that can be redrawn: they are what has a place in the
+image, while coarser grids hold what blocks share (light, colour, pose).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from ssn_plugin.networks import side_lengths
+
+
+def finest_grid(block_grid: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """(rows, cols) of the last of the grids."""
+    rows, cols = block_grid[-1]
+    return rows, cols
+
+
+def first_block(block_grid: Sequence[Sequence[int]]) -> int:
+    """How many blocks, of coarser grids, lie before the first block of the finest grid."""
+    return sum(rows * cols for rows, cols in block_grid[:-1])
 
 
 def block_grid_of(G: torch.nn.Module, name: str) -> tuple[int, int]:
-    """(rows, cols) of the latent grid. Raises ValueError for a network without one; `name` is for the message."""
+    """(rows, cols) of the finest grid. Raises ValueError for a network without one; `name` is for the message."""
     if not hasattr(G, "block_grid"):
         raise ValueError(f"{name} has no block grid: only Spatially Stochastic Networks (train.py --cfg=ssn) have one")
-    if len(G.block_grid) != 1:
-        raise ValueError(f"{name} has {len(G.block_grid)} block grids, blocks can be redrawn in networks with one")
-    rows, cols = G.block_grid[0]
-    return rows, cols
+    return finest_grid(G.block_grid)
+
+
+def image_size(G: torch.nn.Module) -> tuple[int, int]:
+    """Height and width of the images."""
+    height, width = side_lengths(G.img_resolution)
+    return height, width
 
 
 def check_block(block: tuple[int, int], grid: tuple[int, int], name: str | None = None) -> None:

@@ -12,13 +12,12 @@ import torch
 
 
 def redraw_one_block(
-    z: torch.Tensor,            # [N, B*bz] latents, block by block
-    blocks: torch.Tensor,       # [N] int64, the block of each sample to redraw
-    block_grid: Sequence[int],  # (R, S)
-) -> torch.Tensor:              # [N, B*bz]
+    z: torch.Tensor,       # [N, B*bz] latents, block by block
+    blocks: torch.Tensor,  # [N] int64, the block of each sample to redraw
+    num_blocks: int,       # B, of all grids together
+) -> torch.Tensor:         # [N, B*bz]
     """Copy `z` with one block of every sample replaced by fresh unit normals."""
-    rows, cols = block_grid
-    cells = z.reshape(z.shape[0], rows * cols, -1).clone()                                # [N, B, bz]
+    cells = z.reshape(z.shape[0], num_blocks, -1).clone()                                 # [N, B, bz]
     cells[torch.arange(z.shape[0], device=z.device), blocks] = torch.randn_like(cells[:, 0])
     return cells.reshape(z.shape)
 

@@ -1,4 +1,4 @@
-"""StyleGAN2's losses with the low-distortion term of Spatially Stochastic Networks (arXiv:2006.05394)."""
+"""StyleGAN2's losses with the terms on block resampling of Spatially Stochastic Networks (arXiv:2006.05394)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 
 import dnnlib
 from ssn_plugin import distortion
+from ssn_plugin.block_grid import finest_grid, first_block
+from ssn_plugin.networks import side_lengths
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
 
@@ -18,12 +20,20 @@ OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tenso
 
 
 class DistortionLoss(StyleGAN2Loss):
-    """Adds `weight * E[D(G(z), G(z with one block redrawn))]` to the generator's main phase.
+    """Adds `lambda * E[D] - mu * E[min(D_in, tau)]` to the generator's main phase.
 
-    The block is uniform over the grid. Both images share noise maps and label, and use neither style mixing nor
-    truncation. D is the mean squared change outside the block, see `ssn_plugin.distortion`, or a function of your own:
-    `distortion_function="my_module.lpips_outside"` names one that takes the images before and after [N, C, H, W] in
-    -1..1 and the mask [N, H, W] bool of the pixels outside, which should stay, and returns [N].
+    D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
+    style mixing nor truncation. The block is uniform over the finest grid: coarser ones hold what blocks share, so
+    their redraw may change everything, and the single block of a 1x1 grid has no outside.
+
+    D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
+    `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
+    takes the images before and after [N, C, H, W] in -1..1 and the mask [N, H, W] bool of the pixels outside, which
+    should stay, and returns [N].
+
+    D_in, the diversity, is the mean squared change inside the block. Without a reward for it the cheapest way to a low
+    distortion is a block that does nothing. The cap tau applies to every pair of images by itself: one whose block
+    changes enough already feels no force, and cannot make up for a pair whose block does nothing.
     """
 
     def __init__(
@@ -33,19 +43,24 @@ class DistortionLoss(StyleGAN2Loss):
         G_synthesis: torch.nn.Module,
         D: torch.nn.Module,
         distortion_weight: float = 100,      # lambda; 0 switches the term off
-        distortion_interval: int = 1,        # compute it at every k-th optimiser step only, with k times the weight
+        distortion_interval: int = 1,        # compute both terms at every k-th optimiser step only, with k-fold weight
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
         distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
         distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
+        diversity_weight: float = 0,         # mu; 0 switches the reward off
+        diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
         self.distortion_weight = distortion_weight
         self.distortion_interval = distortion_interval
         self.distortion_batch_shrink = distortion_batch_shrink
+        self.diversity_weight = diversity_weight
+        self.diversity_cap = diversity_cap
         self.main_steps = 0  # optimiser steps of the generator so far
-        (self.block_grid,) = unwrapped(G_synthesis).block_grid  # one [rows, cols]
-        self.num_blocks = self.block_grid[0] * self.block_grid[1]
+        grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
+        self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
+        self.num_blocks = self.block_grid[0] * self.block_grid[1]  # of that grid, numbered from `first_block`
         self.outside_change = self._outside_change(distortion_reduction, distortion_function)
 
     def _outside_change(self, reduction: str, function: str | None) -> OutsideChange:
@@ -68,21 +83,21 @@ class DistortionLoss(StyleGAN2Loss):
         gain: float,
     ) -> None:
         is_main = phase in ("Gmain", "Gboth")
-        with_distortion = is_main and self.distortion_due()
+        with_pairs = is_main and self.pairs_due()
         # Only the last backward pass of a phase may synchronise gradients across GPUs.
-        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_distortion, gain)
-        if with_distortion:
+        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_pairs, gain)
+        if with_pairs:
             outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
             training_stats.report("Loss/ssn/distortion", outside)
             training_stats.report("Loss/ssn/diversity", inside)
-            loss = outside * (self.distortion_weight * self.distortion_interval)
-            loss.mean().mul(gain).backward()
+            loss = self.distortion_weight * outside - self.diversity_weight * inside.clamp(max=self.diversity_cap)
+            loss.mean().mul(gain * self.distortion_interval).backward()
         if is_main and sync:  # the last accumulation round: an optimiser step follows
             self.main_steps += 1
 
-    def distortion_due(self) -> bool:
-        """Does the current optimiser step include the term? Never where nothing lies outside the only block."""
-        wanted = self.distortion_weight != 0 and self.num_blocks > 1
+    def pairs_due(self) -> bool:
+        """Does the current optimiser step include a term? Not the distortion where nothing lies outside a block."""
+        wanted = (self.distortion_weight != 0 and self.num_blocks > 1) or self.diversity_weight != 0
         return wanted and self.main_steps % self.distortion_interval == 0
 
     def change_of_redrawn_blocks(
@@ -91,11 +106,12 @@ class DistortionLoss(StyleGAN2Loss):
         """Redraw a uniform block of each latent; return the change outside and inside it, [n] each."""
         n = max(len(gen_z) // self.distortion_batch_shrink, 1)
         z, c = gen_z[:n], gen_c[:n]
-        blocks = torch.randint(self.num_blocks, [n], device=z.device)
-        pair = torch.cat([z, distortion.redraw_one_block(z, blocks, self.block_grid)])  # [2n, z_dim]
-        before, after = self.synthesize_pairs(pair, c.repeat(2, 1), sync).chunk(2)      # [n, C, H, W] each
+        blocks = torch.randint(self.num_blocks, [n], device=z.device)  # within the finest grid
+        redrawn = distortion.redraw_one_block(z, self.first_block + blocks, self.first_block + self.num_blocks)
+        pairs = self.synthesize_pairs(torch.cat([z, redrawn]), c.repeat(2, 1), sync)
+        before, after = pairs.chunk(2)                                 # [n, C, H, W] each
         resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
-        with torch.no_grad():  # reported, not trained on
+        with torch.set_grad_enabled(self.diversity_weight != 0):       # else only reported
             inside = distortion.mean_inside_change(before, after, resampled)
         return self.outside_change(before, after, resampled), inside
 
@@ -103,8 +119,8 @@ class DistortionLoss(StyleGAN2Loss):
         """Images of 2n latents in one batch, of which number i and n + i share their noise maps. [2n, C, H, W]"""
         n = len(z) // 2
         noise = [
-            torch.randn([n, 1, r, r], device=z.device).repeat(2, 1, 1, 1)
-            for r in unwrapped(self.G_synthesis).noise_resolutions
+            torch.randn([n, 1, *side_lengths(resolution)], device=z.device).repeat(2, 1, 1, 1)
+            for resolution in unwrapped(self.G_synthesis).noise_resolutions
         ]
         with misc.ddp_sync(self.G_mapping, sync):
             # The host's own pass has already counted these latents towards the mean style.

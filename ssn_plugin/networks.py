@@ -10,6 +10,7 @@ so it imports only torch, numpy and torch_utils, absolutely, and parses on Pytho
 
 Letters in shapes: N batch, R S grid rows and columns, B blocks (R*S, summed over the grids where there are several),
 L layers (num_ws), I/O channels in and out, H W pixels, k kernel, r resolution at which a layer's style map is computed.
+A resolution is one number where images are square, and [height, width] where they are not.
 """
 
 from __future__ import annotations
@@ -238,6 +239,11 @@ def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
     return y if noise is None else y.add_(noise)
 
 
+def side_lengths(resolution) -> list:
+    """[height, width] of a resolution, which is one side or both."""
+    return list(resolution) if isinstance(resolution, (list, tuple)) else [resolution, resolution]
+
+
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
     """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
 
@@ -249,12 +255,58 @@ def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) ->
     return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
 
 
-def default_style_resolution(block_grid, img_resolution: int) -> int:
-    """Four times the grid, at least 16, a power of two, at most the image; 1 for a single block."""
-    largest = max(max(grid) for grid in block_grid)
-    if largest == 1:
+def block_sizes(img_resolution) -> dict:
+    """Resolution of each block by the number in its name: {4: 4, 8: 8, ...} up to the image.
+
+    Square images grow from 4x4. Others grow from the smallest grid of their shape that has at least four cells along
+    each side: [64, 96] is {4: [4, 6], 8: [8, 12], 16: [16, 24], 32: [32, 48], 64: [64, 96]}.
+    ValueError for a size that does not double so often.
+    """
+    height, width = (int(side) for side in side_lengths(img_resolution))
+    if height == width:
+        if height < 4 or height & (height - 1):
+            raise ValueError(f"image resolution must be a power of two and at least 4, got {height}")
+        return {2**i: 2**i for i in range(2, height.bit_length())}
+    if min(height, width) < 4 or height % 4 or width % 4:
+        raise ValueError(f"sides of rectangular images must be multiples of 4, got {width}x{height}")
+    doublings = 0
+    while not (height >> doublings | width >> doublings) & 1 and min(height, width) >> doublings >= 8:
+        doublings += 1
+    return {4 << i: [height >> doublings - i, width >> doublings - i] for i in range(doublings + 1)}
+
+
+def nominal_side(resolution) -> int:
+    """The power of two nearest to sqrt(H*W): a rectangle is dealt with as a square of this side is."""
+    height, width = side_lengths(resolution)
+    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
+
+
+def block_channels(resolution, channel_base: int, channel_max: int) -> int:
+    """Width of the layers at one resolution."""
+    return min(channel_base // nominal_side(resolution), channel_max)
+
+
+def default_style_resolution(block_grid, sizes: dict) -> int:
+    """Name of the block at whose size style maps end: 4 pixels along each side of a cell, and 16 in all.
+
+    But no more than a quarter of the image where that is 2 pixels along each side of a cell: the maps of a small image
+    would cost as much as its convolutions. 1 for a single cell.
+    sizes: see block_sizes. The last block where none is so large.
+    """
+    rows, cols = (max(counts) for counts in zip(*block_grid))
+    if rows == cols == 1:
         return 1
-    return min(max(16, 4 * 2 ** int(np.ceil(np.log2(largest)))), img_resolution)
+    names = list(sizes)
+
+    def first_block(least_height, least_width):
+        for name, resolution in sizes.items():
+            height, width = side_lengths(resolution)
+            if height >= least_height and width >= least_width:
+                return name
+        return names[-1]
+
+    quarter = names[max(len(names) - 3, 0)]
+    return min(first_block(max(16, 4 * rows), max(16, 4 * cols)), max(quarter, first_block(2 * rows, 2 * cols)))
 
 
 @persistence.persistent_class
@@ -427,7 +479,7 @@ class SpatialEncoder(torch.nn.Module):
     def __init__(
         self,
         block_w_dim,    # bw
-        resolutions,    # ascending powers of two
+        resolutions,    # numbers in the names of the maps, ascending powers of two
         gate=1.0,       # initial g_r; 0 starts from plain interpolation (Bachlechner et al. 2020, ReZero)
     ):
         super().__init__()
@@ -437,12 +489,12 @@ class SpatialEncoder(torch.nn.Module):
             setattr(self, f"gate{res}", torch.nn.Parameter(torch.full([], float(gate))))
 
     def forward(self, first):
-        """`first[r]`: style map [N, bw, r, r] of the first layer at resolution r. Returns r -> g_r * C_r, likewise."""
+        """`first[r]`: style map of the first layer at resolution r. Returns r -> g_r * C_r, likewise."""
         contexts, context = {}, None
         for res in self.resolutions:
             x = first[res]
             if context is not None:
-                x = x + resize(context, (res, res))
+                x = x + resize(context, x.shape[2:])
             context = getattr(self, f"conv{res}")(x)
             contexts[res] = context * getattr(self, f"gate{res}")
         return contexts
@@ -457,7 +509,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
         in_channels,
         out_channels,
         block_w_dim,                   # bw
-        resolution,                    # of the output
+        resolution,                    # of the output: side, or [H, W]
         kernel_size=3,
         up=1,                          # integer factor
         use_noise=True,
@@ -478,7 +530,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
         self.affine = FullyConnectedLayer(block_w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
         if use_noise:
-            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.register_buffer("noise_const", torch.randn(side_lengths(resolution)))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
@@ -500,7 +552,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
         if noise is None and mode == "const":
             noise = self.noise_const
         elif noise is None:
-            noise = torch.randn([batch_size, 1, self.resolution, self.resolution], device=self.noise_const.device)
+            noise = torch.randn([batch_size, 1, *self.noise_const.shape], device=self.noise_const.device)
         return noise * self.noise_strength
 
 
@@ -532,10 +584,10 @@ class SpatialSynthesisBlock(torch.nn.Module):
         in_channels,                   # 0: first block, starts from a learned constant
         out_channels,
         block_w_dim,                   # bw
-        resolution,                    # of the output
+        resolution,                    # of the output: side, or [H, W]
         img_channels,
         is_last,                       # does the network end here?
-        demodulation,                  # methods of style_gain for inputs of half and of full resolution
+        demodulation,                  # methods of style_gain of conv0, unless it is the first block, and conv1
         architecture="skip",           # orig, skip or resnet (Karras et al. 2020a, Figure 7)
         resample_filter=[1, 3, 3, 1],
         conv_clamp=None,
@@ -557,14 +609,14 @@ class SpatialSynthesisBlock(torch.nn.Module):
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = 1 if is_last or architecture == "skip" else 0
         if in_channels == 0:
-            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+            self.const = torch.nn.Parameter(torch.randn([out_channels, *side_lengths(resolution)]))
         else:
             self.conv0 = SpatialSynthesisLayer(
                 in_channels, out_channels, block_w_dim, resolution, up=2, resample_filter=resample_filter,
                 conv_clamp=conv_clamp, demodulation=demodulation[0], **layer_kwargs,
             )
         self.conv1 = SpatialSynthesisLayer(
-            out_channels, out_channels, block_w_dim, resolution, conv_clamp=conv_clamp, demodulation=demodulation[1],
+            out_channels, out_channels, block_w_dim, resolution, conv_clamp=conv_clamp, demodulation=demodulation[-1],
             **layer_kwargs,
         )
         if self.num_torgb:
@@ -604,12 +656,15 @@ class SpatialSynthesisBlock(torch.nn.Module):
 
 @persistence.persistent_class
 class SpatialSynthesisNetwork(torch.nn.Module):
-    """Grids of styles to images. ws [N, L, B*bw] -> [N, C, R, R] float32"""
+    """Grids of styles to images. ws [N, L, B*bw] -> [N, C, H, W] float32
+
+    Blocks and style maps have the names that they have in the square network of the same depth, powers of two.
+    """
 
     def __init__(
         self,
         block_w_dim,            # bw
-        img_resolution,         # power of two
+        img_resolution,         # power of two, or [H, W], see block_sizes
         img_channels,
         block_grid,             # [[rows, columns]] of each grid
         channel_base=32768,     # channels times resolution
@@ -620,43 +675,40 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         style_resolution=None,  # largest r; None: default_style_resolution; 0: default, demodulation exact everywhere
         **block_kwargs,         # further arguments of SpatialSynthesisBlock
     ):
-        log2 = int(np.log2(max(img_resolution, 1)))
-        if img_resolution < 4 or img_resolution != 2**log2:
-            raise ValueError(f"image resolution must be a power of two and at least 4, got {img_resolution}")
         if encoder not in ("gated", "none"):
             raise ValueError(f"encoder must be gated or none, got {encoder!r}")
         if style_resolution and (style_resolution < 4 or style_resolution & (style_resolution - 1)):
             raise ValueError(f"style resolution must be 0 or a power of two and at least 4, got {style_resolution}")
+        sizes = block_sizes(img_resolution)
         check_block_grid(block_grid, img_resolution)
         super().__init__()
+        last = max(sizes)
         self.block_grid = [list(grid) for grid in block_grid]
         self.num_blocks = sum(rows * cols for rows, cols in self.block_grid)
         self.block_w_dim = block_w_dim
         self.w_dim = self.num_blocks * block_w_dim
-        self.img_resolution = img_resolution
-        self.img_resolution_log2 = log2
+        self.img_resolution = sizes[last]
+        self.img_resolution_log2 = last.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = [2**i for i in range(2, log2 + 1)]
-        default = default_style_resolution(block_grid, img_resolution)
+        self.block_resolutions = list(sizes)  # names of the blocks
+        default = default_style_resolution(block_grid, sizes)
         # One block has the same style everywhere: nothing to interpolate, nothing to encode.
-        self.style_resolution = min(style_resolution or default, img_resolution) if default > 1 else 1
+        self.style_resolution = min(style_resolution or default, last) if default > 1 else 1
         self.num_ws = 0
-        self.style_resolutions = []  # r of every style, in the order of ws
+        self.style_resolutions = []  # name of the map of every style, in the order of ws
         self.noise_resolutions = []  # resolution of the noise map of every convolution
         in_channels = 0
-        for res in self.block_resolutions:
-            out_channels = min(channel_base // res, channel_max)
-            is_last = res == img_resolution
-            fp16_from = max(2 * img_resolution // 2**num_fp16_res, 8)
+        for name, resolution in sizes.items():
+            out_channels = block_channels(resolution, channel_base, channel_max)
+            inputs = [name // 2, name] if in_channels else [name]
             block = SpatialSynthesisBlock(
-                in_channels, out_channels, block_w_dim, resolution=res, img_channels=img_channels, is_last=is_last,
-                demodulation=[self.demodulation_at(size, style_resolution == 0) for size in (res // 2, res)],
-                use_fp16=num_fp16_res > 0 and res >= fp16_from, **block_kwargs,
+                in_channels, out_channels, block_w_dim, resolution, img_channels=img_channels, is_last=name == last,
+                demodulation=[self.demodulation_at(source, sizes, style_resolution == 0) for source in inputs],
+                use_fp16=num_fp16_res > 0 and name >= max(2 * last // 2**num_fp16_res, 8), **block_kwargs,
             )
-            setattr(self, f"b{res}", block)
-            inputs = [res] if in_channels == 0 else [res // 2, res]
-            self.style_resolutions += [min(size, self.style_resolution) for size in inputs]
-            self.noise_resolutions += [res] * block.num_conv
+            setattr(self, f"b{name}", block)
+            self.style_resolutions += [min(source, self.style_resolution) for source in inputs]
+            self.noise_resolutions += [resolution] * block.num_conv
             self.num_ws += block.num_conv
             in_channels = out_channels
         self.num_ws += 1  # the RGB output of the last block; those of other blocks share the next block's first style
@@ -665,11 +717,12 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         levels = sorted(set(self.style_resolutions)) if encode else []
         self.encoder = SpatialEncoder(block_w_dim, levels, gate=encoder_gate) if encode else None
 
-    def demodulation_at(self, input_resolution, exact=False):
-        """Method of style_gain: exact where neighbouring pixels belong to different blocks, factored beyond."""
-        if exact or input_resolution <= max(max(grid) for grid in self.block_grid):
+    def demodulation_at(self, name, sizes, exact=False):
+        """Method of style_gain for inputs of this size: exact where neighbours differ in block, factored beyond."""
+        height, width = side_lengths(sizes[name])
+        if exact or any(height <= rows or width <= cols for rows, cols in self.block_grid):
             return "exact"
-        return "separable" if input_resolution <= self.style_resolution else "constant"
+        return "separable" if name <= self.style_resolution else "constant"
 
     def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
         """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.
@@ -705,34 +758,37 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or the style resolution if smaller, and
         the mean over the grids where there are several.
         """
-        maps = [self.interpolate(w, res) for w, res in zip(ws.unbind(dim=1), self.style_resolutions)]
+        sizes = {1: 1, **block_sizes(self.img_resolution)}
+        maps = [self.interpolate(w, sizes[res]) for w, res in zip(ws.unbind(dim=1), self.style_resolutions)]
         if self.encoder is None:
             return maps
         contexts = self.encoder({res: maps[self.style_resolutions.index(res)] for res in self.encoder.resolutions})
         return [style + contexts[res] for style, res in zip(maps, self.style_resolutions)]
 
-    def interpolate(self, w, res):
+    def interpolate(self, w, resolution):
         """Styles of all blocks on one map, the mean of the grids: [N, B*bw] -> [N, bw, r, r]; [N, bw, 1, 1] for 1x1."""
         maps = []
         sizes = [rows * cols * self.block_w_dim for rows, cols in self.block_grid]
         for part, (rows, cols) in zip(w.split(sizes, dim=1), self.block_grid):
             grid = part.reshape(-1, rows, cols, self.block_w_dim).permute(0, 3, 1, 2)
-            maps.append(resize(grid, (res, res)))
+            maps.append(resize(grid, side_lengths(resolution)))
         return maps[0] if len(maps) == 1 else sum(maps) / len(maps)
 
 
-def check_block_grid(block_grid, img_resolution: int) -> None:
+def check_block_grid(block_grid, img_resolution) -> None:
     """ValueError unless the rows and columns of every grid divide the image, and there is a grid."""
     if len(block_grid) == 0:
         raise ValueError("a generator needs at least one block grid, got none")
+    height, width = side_lengths(img_resolution)
     for rows, cols in block_grid:
-        if rows < 1 or cols < 1 or img_resolution % rows or img_resolution % cols:
-            raise ValueError(f"grid {rows}x{cols} does not divide the {img_resolution}x{img_resolution} image")
+        if rows < 1 or cols < 1 or height % rows or width % cols:
+            hint = "" if height == width else f": {rows} rows must divide {height} and {cols} columns {width}"
+            raise ValueError(f"grid {rows}x{cols} does not divide the {width}x{height} image{hint}")
 
 
 @persistence.persistent_class
 class SSNGenerator(torch.nn.Module):
-    """Grid of latents to image. z [N, B*bz], c [N, c_dim] -> image [N, C, R, R], nominally -1..1
+    """Grid of latents to image. z [N, B*bz], c [N, c_dim] -> image [N, C, H, W], nominally -1..1
 
     Block b (row-major from the top left) owns z[:, b*bz:(b+1)*bz] and ws[:, :, b*bw:(b+1)*bw], so code that knows
     nothing of blocks sees StyleGAN2 with z_dim = B*bz and w_dim = B*bw. A 1x1 grid is StyleGAN2. With several grids,
@@ -744,7 +800,7 @@ class SSNGenerator(torch.nn.Module):
         block_z_dim,            # bz, latent numbers per block
         c_dim,                  # 0: unconditional
         block_w_dim,            # bw, style numbers per block
-        img_resolution,         # power of two
+        img_resolution,         # power of two, or [H, W], see block_sizes
         img_channels,
         block_grid=[[4, 4]],    # [[rows, columns]] of each grid
         mapping_kwargs={},      # further arguments of BlockMappingNetwork
@@ -755,11 +811,11 @@ class SSNGenerator(torch.nn.Module):
         self.block_z_dim = block_z_dim
         self.block_w_dim = block_w_dim
         self.c_dim = c_dim
-        self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.synthesis = SpatialSynthesisNetwork(
             block_w_dim, img_resolution, img_channels, self.block_grid, **synthesis_kwargs
         )
+        self.img_resolution = self.synthesis.img_resolution
         self.num_ws = self.synthesis.num_ws
         self.mapping = BlockMappingNetwork(
             block_z_dim, c_dim, block_w_dim, self.num_ws, self.block_grid, **mapping_kwargs

@@ -1,6 +1,7 @@
 """Keep the parts of an image that you like and redraw the rest.
 
-Letters: N batch, L layers, R x S block grid, B = R*S blocks (row-major), H x W pixels. Images are in -1..1.
+Letters: N batch, L layers, R x S block grid (row-major; the finest of several), B blocks of all grids, H x W pixels.
+Images are in -1..1.
 An image is a `Recipe`: a seed and a chain of edits. `make_latents` turns it into the input of the synthesis network,
 `render` into pixels. Every draw has its own random generator, keyed by what it is for (see `ssn_plugin.recipe`), and
 images are made one at a time, so an image is the same alone, among others and in every order.
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssn_plugin.block_grid import block_grid_of, check_block
+from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, first_block, image_size
 from ssn_plugin.recipe import Edit, Recipe, decode_mask, hash_network
 
 # First word of a random key, so that block latents and noise maps never share a stream.
@@ -95,7 +96,7 @@ def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str) -> None:
         if edit.noise and (recipe.noise_mode == "none" or not _noise_buffers(G)):
             raise ValueError("noise cannot be redrawn in an image without noise")
         if edit.mask is not None:
-            decode_mask(edit.mask, (G.img_resolution, G.img_resolution))
+            decode_mask(edit.mask, image_size(G))
             masks.add(edit.mask)
     if len(masks) > 1:
         raise ValueError("an image can hold one mask; go on with the same mask, or with blocks")
@@ -143,8 +144,8 @@ def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit,
 
     step: position of the edit in the chain.
     """
-    rows, cols = G.block_grid[0]
-    blocks = [row * cols + col for row, col in edit.blocks] or list(range(rows * cols))
+    (rows, cols), first = finest_grid(G.block_grid), first_block(G.block_grid)
+    blocks = [first + row * cols + col for row, col in edit.blocks] or list(range(first, first + rows * cols))
     if edit.transplant_from is not None:
         z = sample_z(edit.transplant_from, G.z_dim)
     else:
@@ -172,13 +173,13 @@ def region_weight(G: torch.nn.Module, edit: Edit) -> torch.Tensor:
 
     Block (r, c) owns the pixels [r*H/R, (r+1)*H/R) x [c*W/S, (c+1)*W/S).
     """
-    size = G.img_resolution
+    height, width = image_size(G)
     if edit.mask is not None:
-        return torch.from_numpy(decode_mask(edit.mask, (size, size)).astype(np.float32) / 255)
-    rows, cols = G.block_grid[0]
-    weight = torch.zeros([size, size])
+        return torch.from_numpy(decode_mask(edit.mask, (height, width)).astype(np.float32) / 255)
+    rows, cols = finest_grid(G.block_grid)
+    weight = torch.zeros([height, width])
     for row, col in edit.blocks:
-        weight[row * size // rows:(row + 1) * size // rows, col * size // cols:(col + 1) * size // cols] = 1
+        weight[row * height // rows:(row + 1) * height // rows, col * width // cols:(col + 1) * width // cols] = 1
     return weight
 
 
@@ -228,7 +229,7 @@ def _map(G: torch.nn.Module, recipe: Recipe, z: torch.Tensor) -> torch.Tensor:
 
 def _select(G: torch.nn.Module, layers: tuple[int, int], blocks: Sequence[int]) -> torch.Tensor:
     """True for the styles of these blocks in these layers. [1, L, B*bw]"""
-    num_blocks = math.prod(G.block_grid[0])
+    num_blocks = sum(math.prod(grid) for grid in G.block_grid)
     chosen = torch.zeros([G.num_ws, num_blocks, G.w_dim // num_blocks], dtype=torch.bool)
     chosen[layers[0]:layers[1] + 1, list(blocks)] = True
     return chosen.reshape(1, G.num_ws, G.w_dim)

@@ -178,7 +178,7 @@ def test_gray_images_have_no_hue_and_no_saturation(name):
 
 
 def test_colour_transforms_refuse_images_that_are_neither_gray_nor_rgb():
-    with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
+    with pytest.raises(ValueError, match="1, 3 or 4 channels, got 2"):
         AugmentPipe(brightness=1)(images(channels=2))
 
 

@@ -130,7 +130,7 @@ def test_block_means_average_the_pixels_that_each_block_owns():
 def test_only_the_named_block_of_each_latent_is_redrawn():
     z = torch.randn([3, 6 * 5])
     kept = z.clone()
-    new = redraw_one_block(z, torch.tensor([4, 0, 5]), [2, 3])
+    new = redraw_one_block(z, torch.tensor([4, 0, 5]), 6)
     assert torch.equal(z, kept)
     changed = (new != z).reshape(3, 6, 5)
     expected = torch.zeros(3, 6, 5, dtype=torch.bool)
@@ -142,12 +142,12 @@ def test_only_the_named_block_of_each_latent_is_redrawn():
 def test_redrawing_every_block_in_any_order_leaves_nothing_of_the_old_latent():
     z = torch.full([2, 4 * 8], 100.0)
     for block in [2, 0, 3, 1]:
-        z = redraw_one_block(z, torch.full([2], block), [2, 2])
+        z = redraw_one_block(z, torch.full([2], block), 4)
     assert z.abs().max() < 10  # unit normals
 
 
 def test_redrawn_blocks_are_unit_normal_and_independent():
-    z = redraw_one_block(torch.zeros([2000, 2 * 4]), torch.zeros(2000, dtype=torch.int64), [1, 2])[:, :4]
+    z = redraw_one_block(torch.zeros([2000, 2 * 4]), torch.zeros(2000, dtype=torch.int64), 2)[:, :4]
     # 8000 draws: three standard errors of mean and variance are 0.034 and 0.047.
     assert z.mean().abs() < 0.034
     assert (z.var() - 1).abs() < 0.047

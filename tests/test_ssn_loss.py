@@ -28,7 +28,7 @@ class Mapping(torch.nn.Module):
 
 
 class Synthesis(torch.nn.Module):
-    """Each block shows its own number plus `leak` times the mean of all, plus the noise map."""
+    """Each block of the last grid shows its own number plus `leak` times the mean of all, plus the noise map."""
 
     block_grid = [GRID]
     noise_resolutions = [RESOLUTION]
@@ -39,7 +39,7 @@ class Synthesis(torch.nn.Module):
         self.images = []
 
     def forward(self, ws, noise=None):
-        shown = ws[:, 0] + self.leak * ws[:, 0].mean(dim=1, keepdim=True)  # [N, B]
+        shown = ws[:, 0, -4:] + self.leak * ws[:, 0].mean(dim=1, keepdim=True)  # [N, 4]
         img = shown.reshape(-1, 1, *GRID).repeat_interleave(2, 2).repeat_interleave(2, 3)
         if noise is None:
             noise = [torch.randn_like(img)]
@@ -80,6 +80,14 @@ class SyncRecorder(DistortionLoss):
         return super().synthesize_pairs(z, c, sync)
 
 
+@pytest.fixture
+def one_block(monkeypatch):
+    """Lets one latent number, times `leak`, fill the whole image."""
+    monkeypatch.setattr(Synthesis, "block_grid", [[1, 1]])
+    paint = lambda self, ws, noise=None: self.leak * ws[:, :, None].expand(-1, 3, 4, 4)  # noqa: E731
+    monkeypatch.setattr(Synthesis, "forward", paint)
+
+
 def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
     kwargs = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0) | kwargs
@@ -88,8 +96,9 @@ def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs
 
 def run_phase(loss, phase="Gmain", num=6, sync=True, gain=1.0):
     """One accumulation round on fresh latents; returns the reported distortion and diversity."""
+    z_dim = sum(rows * cols for rows, cols in Synthesis.block_grid)
     collector = training_stats.Collector(regex="Loss/ssn/.*", keep_previous=False)
-    z, c, img = torch.randn(num, 4), torch.eye(num)[:, :3], torch.randn(num, 3, RESOLUTION, RESOLUTION)
+    z, c, img = torch.randn(num, z_dim), torch.eye(num)[:, :3], torch.randn(num, 3, RESOLUTION, RESOLUTION)
     loss.accumulate_gradients(phase, real_img=img, real_c=c, gen_z=z, gen_c=c, sync=sync, gain=gain)
     collector.update()
     return {name.split("/")[-1]: collector.mean(name) for name in collector.names() if collector.num(name)}
@@ -148,10 +157,56 @@ def test_gradients_flow_to_both_images():
     assert torch.equal(before, -after)
 
 
-def test_the_reported_diversity_takes_no_part_in_the_gradients():
+def test_without_a_reward_the_reported_diversity_takes_no_part_in_the_gradients():
     loss = make_loss()
     outside, inside = loss.change_of_redrawn_blocks(torch.randn(4, 4), torch.zeros(4, 0), sync=True)
     assert outside.requires_grad and not inside.requires_grad
+
+
+def reward_gradient(loss, cap):
+    """d mean(min(D_in, cap)) / d leak of the last round: D_in = ((1 + leak / 4) * x)^2, x the change of a latent."""
+    z = loss.G_mapping.calls[-1][0]
+    step = (z[len(z) // 2:] - z[:len(z) // 2]).sum(dim=1)  # of the one block that differs
+    reach = 1 + loss.G_synthesis.leak.item() / 4
+    earns = (reach * step).square() < cap
+    assert earns.any() and not earns.all()
+    return (earns * 2 * reach * step.square() / 4).mean().item()
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_the_reward_pulls_at_the_pairs_below_the_cap_and_at_no_others(interval):
+    loss = make_loss(distortion_weight=0, diversity_weight=2.0, diversity_cap=1.0, distortion_interval=interval)
+    run_phase(loss, num=50, gain=3.0)
+    expected = -3.0 * 2.0 * interval * reward_gradient(loss, cap=1.0)
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_distortion_and_reward_add_up():
+    loss = make_loss(leak=0.5, diversity_weight=2.0, diversity_cap=1.0)
+    stats = run_phase(loss, num=50)
+    expected = WEIGHT * 2 / 0.5 * stats["distortion"] - 2.0 * reward_gradient(loss, cap=1.0)
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_reported_diversity_is_not_capped():
+    assert run_phase(make_loss(diversity_weight=1.0, diversity_cap=0.01), num=50)["diversity"] > 0.5
+
+
+def test_a_single_block_can_be_rewarded(one_block):
+    loss = make_loss(diversity_weight=1.0, diversity_cap=100.0)
+    assert run_phase(loss)["diversity"] > 0
+    assert loss.G_synthesis.leak.grad < 0
+
+
+def test_of_several_grids_the_blocks_of_the_finest_are_redrawn(monkeypatch):
+    monkeypatch.setattr(Synthesis, "block_grid", [[1, 1], GRID])
+    loss = make_loss(leak=0.0)
+    stats = run_phase(loss, num=200)
+    z = loss.G_mapping.calls[-1][0]
+    redrawn = (z[:200] != z[200:]).sum(dim=0)
+    assert z.shape == (400, 5) and redrawn[0] == 0 and redrawn[1:].min() > 20 and redrawn.sum() == 200
+    # Only the mask of the right block leaves no change outside.
+    assert stats["distortion"] == 0 and stats["diversity"] > 0.1
 
 
 def test_sum_reduction_counts_every_outside_block():
@@ -220,8 +275,7 @@ def test_weight_zero_costs_nothing():
     assert len(loss.G_synthesis.images) == len(loss.G_mapping.calls) == 1
 
 
-def test_a_single_block_has_no_outside_to_distort(monkeypatch):
-    monkeypatch.setattr(Synthesis, "block_grid", [[1, 1]])
+def test_a_single_block_has_no_outside_to_distort(one_block):
     assert run_phase(make_loss()) == {}
 
 

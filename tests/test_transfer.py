@@ -192,7 +192,7 @@ def test_tensors_of_another_shape_are_new_and_those_without_a_place_are_named():
 
 
 def test_a_mean_style_is_repeated_for_every_block_also_between_grids():
-    source = generator(resolution=16)
+    source = generator(resolution=64)
     pair = transfer.transfer_networks(snapshot(source), [[2, 2]])[0]["G"]
     wide = transfer.transfer_networks(snapshot(source), [[4, 4]])[0]["G"]
     wide.mapping.w_avg.zero_()

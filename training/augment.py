@@ -95,7 +95,7 @@ class AugmentPipe(torch.nn.Module):
         self.register_buffer("Hz_fbank", torch.as_tensor(_band_filters(wavelets["sym2"]), dtype=torch.float32))
 
     def forward(self, images: torch.Tensor, debug_percentile: float | None = None) -> torch.Tensor:
-        """Transform a batch. [N, C, H, W] in -1..1, with C = 1 or 3 if colours change -> same shape, not clamped
+        """Transform a batch. [N, C, H, W] in -1..1, with C = 1, 3 or 4 if colours change -> same shape, not clamped
 
         With `debug_percentile` every enabled transform applies and each parameter takes that quantile (0..1) of its
         distribution; only the noise field stays random.
@@ -279,7 +279,7 @@ def _margins(linear: torch.Tensor, offset: torch.Tensor, width: int, height: int
 
 
 def _recolour(
-    images: torch.Tensor,    # [N, C, H, W], C = 1 or 3
+    images: torch.Tensor,    # [N, C, H, W], C = 1, 3 or 4, of which the fourth, opacity, stays as it is
     offset: torch.Tensor,    # [N, 1]  added to all channels first
     luma: torch.Tensor,      # [N, 1]  gain of the mean of the channels
     chroma: torch.Tensor,    # [N, 1]  gain of the differences from that mean; unused for C = 1
@@ -291,6 +291,8 @@ def _recolour(
     commute, and their product is luma * v v^T + chroma * (cos(angle) * (I - v v^T) + sin(angle) * [v]_x).
     """
     channels = images.shape[1]
+    if channels == 4:
+        return torch.cat([_recolour(images[:, :3], offset, luma, chroma, angle), images[:, 3:]], dim=1)
     if channels == 1:
         matrix = luma[:, :, None]
     elif channels == 3:
@@ -299,7 +301,7 @@ def _recolour(
         basis = misc.constant(np.stack([gray, np.eye(3) - gray, cross]).reshape(3, 9), device=images.device)
         matrix = (torch.cat([luma, chroma * angle.cos(), chroma * angle.sin()], dim=1) @ basis).reshape(-1, 3, 3)
     else:
-        raise ValueError(f"colour augmentation needs images of 1 or 3 channels, got {channels}")
+        raise ValueError(f"colour augmentation needs images of 1, 3 or 4 channels, got {channels}")
     shift = (luma * offset)[:, :, None].expand(-1, channels, 1)
     flat = torch.baddbmm(shift.to(images.dtype), matrix.to(images.dtype), images.flatten(2))
     return flat.reshape(images.shape)

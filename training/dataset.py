@@ -147,6 +147,12 @@ class Dataset(torch.utils.data.Dataset):
         return height
 
     @property
+    def img_resolution(self) -> int | list[int]:
+        """The size as networks take it: the side of square images, [H, W] of others."""
+        _, height, width = self.image_shape
+        return height if height == width else [height, width]
+
+    @property
     def label_dim(self) -> int:
         """Width of a label as returned; counts the classes of all images, also of those that `max_size` leaves out."""
         return self._labels.width
@@ -172,15 +178,21 @@ class ImageFolderDataset(Dataset):
     cannot be read raises `OSError` and one unlike the first image `ValueError`, both with the name of the file.
     """
 
-    def __init__(self, path: str, resolution: int | None = None, **super_kwargs: Any):
+    def __init__(
+        self,
+        path: str,
+        resolution: int | Sequence[int] | None = None,   # what the images must have: a side, or [H, W]
+        **super_kwargs: Any,                             # further arguments of Dataset
+    ):
         self._archive = ImageArchive(str(path))
         names = self._archive.image_names
         if not names:
             raise OSError(f"{path} contains no image")
         first = self._read_pixels(names[0])   # [C, H, W]
-        if resolution is not None and first.shape[1:] != (resolution, resolution):
-            raise OSError(f"{path}: images must be {resolution}x{resolution}, {names[0]} is "
-                          f"{describe_shape(first.shape)}")
+        if resolution is not None:
+            height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+            if first.shape[1:] != (height, width):
+                raise OSError(f"{path}: images must be {width}x{height}, {names[0]} is {describe_shape(first.shape)}")
         stem, _ = os.path.splitext(os.path.basename(os.path.abspath(path)))
         super().__init__(name=stem, raw_shape=[len(names), *first.shape], **super_kwargs)
 
@@ -191,8 +203,8 @@ class ImageFolderDataset(Dataset):
         """Content of an image file, uint8 `[C, H, W]`."""
         image = self._archive.load_image(file_name)
         if image.mode not in PIXEL_MODES:
-            raise ValueError(f"{self._archive.path}: images must be 8-bit gray or RGB, {file_name} has Pillow's mode "
-                             f"{image.mode}; dataset_tool.py converts it")
+            raise ValueError(f"{self._archive.path}: images must be 8-bit gray, RGB or RGBA, {file_name} has Pillow's "
+                             f"mode {image.mode}; dataset_tool.py converts it")
         pixels = np.atleast_3d(np.asarray(image))   # [H, W, C]
         return pixels.transpose(2, 0, 1)
 

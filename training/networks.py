@@ -7,6 +7,7 @@ The text of this file travels inside every snapshot and is executed alone when a
 opened, so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
 
 Letters in shapes: N batch, I/O input and output channels, H W pixels, k kernel, L layers (num_ws).
+A resolution is one number where images are square, and [height, width] where they are not.
 """
 
 from __future__ import annotations
@@ -129,6 +130,11 @@ def _scale_and_add(y, scale, noise) -> torch.Tensor:
     if scale is not None:
         y.mul_(scale)
     return y if noise is None else y.add_(noise)
+
+
+def side_lengths(resolution) -> list:
+    """[height, width] of a resolution, which is one side or both."""
+    return list(resolution) if isinstance(resolution, (list, tuple)) else [resolution, resolution]
 
 
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
@@ -291,7 +297,7 @@ class SynthesisLayer(torch.nn.Module):
         in_channels,
         out_channels,
         w_dim,
-        resolution,                    # of the output
+        resolution,                    # of the output: side, or [H, W]
         kernel_size=3,
         up=1,                          # integer factor
         use_noise=True,
@@ -314,7 +320,7 @@ class SynthesisLayer(torch.nn.Module):
         weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
         self.weight = torch.nn.Parameter(weight.to(memory_format=layout))
         if use_noise:
-            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.register_buffer("noise_const", torch.randn(side_lengths(resolution)))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
@@ -334,7 +340,7 @@ class SynthesisLayer(torch.nn.Module):
             return None
         if mode == "const":
             return self.noise_const * self.noise_strength
-        shape = [batch_size, 1, self.resolution, self.resolution]
+        shape = [batch_size, 1, *self.noise_const.shape]
         return torch.randn(shape, device=self.noise_const.device) * self.noise_strength
 
 
@@ -369,7 +375,7 @@ class SynthesisBlock(torch.nn.Module):
         in_channels,                   # 0: first block, starts from a learned constant
         out_channels,
         w_dim,
-        resolution,                    # of the output
+        resolution,                    # of the output: side, or [H, W]
         img_channels,
         is_last,                       # does the network end here?
         architecture="skip",           # orig, skip or resnet (Karras et al. 2020a, Figure 7)
@@ -395,7 +401,7 @@ class SynthesisBlock(torch.nn.Module):
         self.num_torgb = 1 if is_last or architecture == "skip" else 0
         common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
         if in_channels == 0:
-            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+            self.const = torch.nn.Parameter(torch.randn([out_channels, *side_lengths(resolution)]))
         else:
             self.conv0 = SynthesisLayer(
                 in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter,
@@ -438,56 +444,74 @@ class SynthesisBlock(torch.nn.Module):
         return x, img
 
 
-def block_channels(resolution: int, channel_base: int, channel_max: int) -> int:
+def block_sizes(img_resolution) -> dict:
+    """Resolution of each block by the number in its name: {4: 4, 8: 8, ...} up to the image.
+
+    Square images grow from 4x4. Others grow from the smallest grid of their shape that has at least four cells along
+    each side: [64, 96] is {4: [4, 6], 8: [8, 12], 16: [16, 24], 32: [32, 48], 64: [64, 96]}.
+    ValueError for a size that does not double so often.
+    """
+    height, width = (int(side) for side in side_lengths(img_resolution))
+    if height == width:
+        if height < 4 or height & (height - 1):
+            raise ValueError(f"image resolution must be a power of two and at least 4, got {height}")
+        return {2**i: 2**i for i in range(2, height.bit_length())}
+    if min(height, width) < 4 or height % 4 or width % 4:
+        raise ValueError(f"sides of rectangular images must be multiples of 4, got {width}x{height}")
+    doublings = 0
+    while not (height >> doublings | width >> doublings) & 1 and min(height, width) >> doublings >= 8:
+        doublings += 1
+    return {4 << i: [height >> doublings - i, width >> doublings - i] for i in range(doublings + 1)}
+
+
+def nominal_side(resolution) -> int:
+    """The power of two nearest to sqrt(H*W): a rectangle is dealt with as a square of this side is."""
+    height, width = side_lengths(resolution)
+    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
+
+
+def block_channels(resolution, channel_base: int, channel_max: int) -> int:
     """Width of the layers at one resolution."""
-    return min(channel_base // resolution, channel_max)
+    return min(channel_base // nominal_side(resolution), channel_max)
 
 
-def check_resolution(resolution: int) -> int:
-    """log2 of the image size; ValueError unless it is a power of two, at least 4."""
-    log2 = int(np.log2(max(resolution, 1)))
-    if resolution < 4 or resolution != 2**log2:
-        raise ValueError(f"image resolution must be a power of two and at least 4, got {resolution}")
-    return log2
-
-
-def uses_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
-    """Do the `num_fp16_res` highest resolutions include this one? 4x4 never runs in half precision."""
-    return num_fp16_res > 0 and resolution >= max(2 * img_resolution // 2**num_fp16_res, 8)
+def uses_fp16(name: int, last: int, num_fp16_res: int) -> bool:
+    """Is this among the `num_fp16_res` highest resolutions? By block names; the lowest is never in half precision."""
+    return num_fp16_res > 0 and name >= max(2 * last // 2**num_fp16_res, 8)
 
 
 @persistence.persistent_class
 class SynthesisNetwork(torch.nn.Module):
-    """Styles to images. ws [N, L, w_dim] -> [N, C, R, R] float32"""
+    """Styles to images. ws [N, L, w_dim] -> [N, C, H, W] float32"""
 
     def __init__(
         self,
         w_dim,
-        img_resolution,        # R, power of two
+        img_resolution,        # power of two, or [H, W], see block_sizes
         img_channels,
         channel_base=32768,    # channels times resolution
         channel_max=512,       # upper bound on channels
         num_fp16_res=0,        # how many of the highest resolutions use half precision
         **block_kwargs,        # further arguments of SynthesisBlock
     ):
-        log2 = check_resolution(img_resolution)
+        sizes = block_sizes(img_resolution)
         super().__init__()
+        last = max(sizes)
         self.w_dim = w_dim
-        self.img_resolution = img_resolution
-        self.img_resolution_log2 = log2
+        self.img_resolution = sizes[last]
+        self.img_resolution_log2 = last.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = [2**i for i in range(2, log2 + 1)]
+        self.block_resolutions = list(sizes)  # names of the blocks
         self.num_ws = 0
         in_channels = 0
-        for res in self.block_resolutions:
-            out_channels = block_channels(res, channel_base, channel_max)
-            is_last = res == img_resolution
+        for name, resolution in sizes.items():
+            out_channels = block_channels(resolution, channel_base, channel_max)
             block = SynthesisBlock(
-                in_channels, out_channels, w_dim=w_dim, resolution=res, img_channels=img_channels, is_last=is_last,
-                use_fp16=uses_fp16(res, img_resolution, num_fp16_res), **block_kwargs,
+                in_channels, out_channels, w_dim=w_dim, resolution=resolution, img_channels=img_channels,
+                is_last=name == last, use_fp16=uses_fp16(name, last, num_fp16_res), **block_kwargs,
             )
-            self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
-            setattr(self, f"b{res}", block)
+            self.num_ws += block.num_conv + (block.num_torgb if name == last else 0)
+            setattr(self, f"b{name}", block)
             in_channels = out_channels
 
     def forward(self, ws, **block_kwargs):
@@ -505,14 +529,14 @@ class SynthesisNetwork(torch.nn.Module):
 
 @persistence.persistent_class
 class Generator(torch.nn.Module):
-    """Mapping followed by synthesis. z [N, z_dim], c [N, c_dim] -> image [N, C, R, R], nominally -1..1"""
+    """Mapping followed by synthesis. z [N, z_dim], c [N, c_dim] -> image [N, C, H, W], nominally -1..1"""
 
     def __init__(
         self,
         z_dim,
         c_dim,                 # 0: unconditional
         w_dim,
-        img_resolution,        # power of two
+        img_resolution,        # power of two, or [H, W], see block_sizes
         img_channels,
         mapping_kwargs={},     # further arguments of MappingNetwork
         synthesis_kwargs={},   # further arguments of SynthesisNetwork
@@ -521,9 +545,9 @@ class Generator(torch.nn.Module):
         self.z_dim = z_dim
         self.c_dim = c_dim
         self.w_dim = w_dim
-        self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
+        self.img_resolution = self.synthesis.img_resolution
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, num_ws=self.num_ws, **mapping_kwargs)
 
@@ -541,7 +565,7 @@ class DiscriminatorBlock(torch.nn.Module):
         in_channels,                   # 0: first block, starts from the image
         tmp_channels,
         out_channels,
-        resolution,                    # of the input
+        resolution,                    # of the input: side, or [H, W]
         img_channels,
         first_layer_idx,               # number of this block's first layer, for Freeze-D
         architecture="resnet",         # orig, skip or resnet (Karras et al. 2020a, Figure 7)
@@ -632,7 +656,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self,
         in_channels,
         cmap_dim,                # width of the mapped label; 0: unconditional
-        resolution,              # of the input
+        resolution,              # of the input: side, or [H, W]
         img_channels,
         architecture="resnet",   # orig, skip or resnet
         mbstd_group_size=4,      # of MinibatchStdLayer
@@ -652,11 +676,12 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self.conv = Conv2dLayer(
             in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp
         )
-        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
+        height, width = side_lengths(resolution)
+        self.fc = FullyConnectedLayer(in_channels * height * width, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, 1 if cmap_dim == 0 else cmap_dim)
 
     def forward(self, x, img, cmap, force_fp32=False):
-        misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
+        misc.assert_shape(x, [None, self.in_channels, *side_lengths(self.resolution)])
         x = x.to(torch.float32)
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(torch.float32))
@@ -670,52 +695,53 @@ class DiscriminatorEpilogue(torch.nn.Module):
 
 @persistence.persistent_class
 class Discriminator(torch.nn.Module):
-    """Images to logits, projected on the label if there is one. img [N, C, R, R], c [N, c_dim] -> [N, 1]"""
+    """Images to logits, projected on the label if there is one. img [N, C, H, W], c [N, c_dim] -> [N, 1]"""
 
     def __init__(
         self,
         c_dim,                   # 0: unconditional
-        img_resolution,          # R, power of two
+        img_resolution,          # power of two, or [H, W], see block_sizes
         img_channels,
-        architecture="resnet",   # orig, skip or resnet
+        architecture="resnet",   # orig, skip or resnet (Karras et al. 2020a, Figure 7)
         channel_base=32768,      # channels times resolution
         channel_max=512,         # upper bound on channels
         num_fp16_res=0,          # how many of the highest resolutions use half precision
         conv_clamp=None,         # bound on the magnitude of activations
-        cmap_dim=None,           # width of the mapped label; None: channels at 4x4
+        cmap_dim=None,           # width of the mapped label; None: channels of the last block
         block_kwargs={},         # further arguments of DiscriminatorBlock
         mapping_kwargs={},       # further arguments of MappingNetwork
         epilogue_kwargs={},      # further arguments of DiscriminatorEpilogue
     ):
-        log2 = check_resolution(img_resolution)
-        if img_resolution < 8:
-            raise ValueError(f"a discriminator needs images of at least 8x8 pixels, got {img_resolution}")
+        sizes = block_sizes(img_resolution)
+        if len(sizes) == 1:
+            height, width = side_lengths(img_resolution)
+            raise ValueError(f"a discriminator needs images of at least 8x8 pixels, got {width}x{height}")
         super().__init__()
+        first = max(sizes)
         self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_resolution_log2 = log2
+        self.img_resolution = sizes[first]
+        self.img_resolution_log2 = first.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = [2**i for i in range(log2, 2, -1)]
-        channels = {2**i: block_channels(2**i, channel_base, channel_max) for i in range(2, log2 + 1)}
+        self.block_resolutions = sorted(sizes, reverse=True)[:-1]  # names of the blocks but the last, b4
+        channels = {name: block_channels(resolution, channel_base, channel_max) for name, resolution in sizes.items()}
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         num_layers = 0
-        for res in self.block_resolutions:
+        for name in self.block_resolutions:
             block = DiscriminatorBlock(
-                channels[res] if res < img_resolution else 0, channels[res], channels[res // 2], resolution=res,
-                first_layer_idx=num_layers, use_fp16=uses_fp16(res, img_resolution, num_fp16_res),
-                **common, **block_kwargs,
+                channels[name] if name < first else 0, channels[name], channels[name // 2], resolution=sizes[name],
+                first_layer_idx=num_layers, use_fp16=uses_fp16(name, first, num_fp16_res), **common, **block_kwargs,
             )
-            setattr(self, f"b{res}", block)
+            setattr(self, f"b{name}", block)
             num_layers += block.num_layers
         if c_dim > 0:
             self.mapping = MappingNetwork(
                 z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs
             )
-        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **common, **epilogue_kwargs)
+        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim, sizes[4], **common, **epilogue_kwargs)
 
     def forward(self, img, c, **block_kwargs):
-        misc.assert_shape(img, [None, self.img_channels, self.img_resolution, self.img_resolution])
+        misc.assert_shape(img, [None, self.img_channels, *side_lengths(self.img_resolution)])
         x = None
         for res in self.block_resolutions:
             x, img = getattr(self, f"b{res}")(x, img, **block_kwargs)
