@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import re
 from typing import Any
 
 import click
 
-import dnnlib
-from dnnlib import EasyDict
 from training import config
 from training.cli import Command
 from training.config import UserError, setup_training_loop_kwargs
+from training.place import launched_place
 from training.plugins import import_cfgs
+from training.run_folders import make_run_dir, recorded_args
 
-__all__ = ["UserError", "launch", "main", "setup_training_loop_kwargs"]
+__all__ = ["UserError", "main", "make_run_dir", "setup_training_loop_kwargs"]
 
 import_cfgs()  # before the options below ask for their names
 
@@ -40,18 +39,29 @@ class CommaSeparated(click.ParamType):
 
 @click.command(cls=Command, epilog=EXAMPLES)
 # General.
-@click.option("--outdir", required=True, metavar="DIR", help="Where to put the run's folder")
+@click.option(
+    "--outdir", required=True, metavar="DIR", help="Where to put the run's folder; with --continue, the folder itself"
+)
+@click.option(
+    "--continue", "continue_run", is_flag=True,
+    help=f"Carry on the run in --outdir from its newest state. Of other options it takes only "
+         f"{', '.join(config.changeable_options())}",
+)
 @click.option(
     "--gpus", type=int, metavar="INT",
-    help="Number of GPUs; 0 = use the CPU  [default: 1, or the CPU where there is no GPU]",
+    help="Number of GPUs, or of CPU processes where there is none; 0 = the CPU, even where there is a GPU. "
+         "Under torchrun: 0, or the number of processes  [default: 1; under torchrun, as many as it started]",
 )
 @click.option("--snap", type=int, metavar="INT", help="Save images and networks every so many ticks  [default: 50]")
 @click.option("--tick", type=float, metavar="KIMG", help="Length of a tick in thousands of images  [default: 4]")
 @click.option("--metrics", type=CommaSeparated(), help='Comma-separated, or "none"  [default: fid50k_full]')
+@click.option("--keep", type=int, metavar="INT", help="Keep only so many newest networks  [default: all]")
+@click.option("--keep-best", metavar="METRIC", help="Compute this metric, and keep the network with its best value")
+@click.option("--log", type=CommaSeparated(), metavar="LIST", help="Report to wandb, too  [default: none]")
 @click.option("--seed", type=int, metavar="INT", help="Random seed  [default: 0]")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the training options as JSON and stop")
 # Data set.
-@click.option("--data", required=True, metavar="PATH", help="Training images: a folder or a zip")
+@click.option("--data", metavar="PATH", help="Training images: a folder or a zip  [required, but not with --continue]")
 @click.option("--cond", type=bool, metavar="BOOL", help="Condition on the labels in dataset.json  [default: no]")
 @click.option("--subset", type=int, metavar="INT", help="Train on so many images only  [default: all]")
 @click.option("--mirror", type=bool, metavar="BOOL", help="Add the mirror image of every image  [default: no]")
@@ -60,6 +70,11 @@ class CommaSeparated(click.ParamType):
 @click.option("--gamma", type=float, metavar="FLOAT", help="Weight of R1 regularisation  [default: from cfg]")
 @click.option("--kimg", type=int, metavar="INT", help="Length of training in thousands of images  [default: from cfg]")
 @click.option("--batch", type=int, metavar="INT", help="Images per step over all GPUs  [default: from cfg]")
+@click.option(
+    "--batch-gpu", type=int, metavar="INT",
+    help="Images of a step that pass a GPU at once. The same --batch and --batch-gpu give the same result on any "
+         "number of GPUs  [default: from cfg, or --batch by --gpus]",
+)
 # Augmentation of the discriminator's images.
 @click.option("--aug", type=click.Choice(config.AUGMENTATIONS), help="Augmentation strength  [default: ada]")
 @click.option("--p", type=float, metavar="FLOAT", help="Augmentation probability, with --aug=fixed")
@@ -68,7 +83,9 @@ class CommaSeparated(click.ParamType):
 # Transfer learning.
 @click.option(
     "--resume", metavar="PKL",
-    help=f"Start from a network: path, URL, noresume or {', '.join(config.RESUME_FILES)}  [default: noresume]",
+    help=f"Start from a network: path, URL, noresume or {', '.join(config.RESUME_FILES)}. Or latest: carry on the run "
+         "of these options that has the newest state below --outdir; without a state there, start one  "
+         "[default: noresume]",
 )
 @click.option(
     "--trust-pickle", is_flag=True, default=None, help="Run code that the --resume file carries; only if you trust it"
@@ -80,69 +97,35 @@ class CommaSeparated(click.ParamType):
 @click.option("--nobench", type=bool, metavar="BOOL", help="Switch cuDNN's benchmarking off  [default: no]")
 @click.option("--allow-tf32", type=bool, metavar="BOOL", help="Let matrix products use TF32  [default: no]")
 @click.option("--workers", type=int, metavar="INT", help="Data loader processes  [default: 3]")
-def main(outdir: str, dry_run: bool, **options: Any) -> None:
-    """Train a GAN on a folder or zip of square images.
+def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None:
+    """Train a GAN on a folder or zip of images, all of one size.
 
-    Writes network snapshots, sample images and statistics to a new folder below --outdir.
+    Writes network snapshots, sample images, statistics and the state to resume from to a new folder below --outdir.
     """
-    desc, args = setup_training_loop_kwargs(**options)
+    place = launched_place()
+    is_restart = place is not None and place.restarts > 0
+    options["processes"] = place.num_processes if place is not None else None
+    if continue_run:
+        desc, args = outdir, config.change_run_settings(recorded_args(outdir), **options)
+    else:
+        desc, args = setup_training_loop_kwargs(**options)
     if dry_run:
         click.echo(json.dumps(args, indent=2))
-        click.echo(summary(desc, args), err=True)  # apart from the JSON, which can then be piped
+        click.echo(config.summary(desc, args), err=True)  # apart from the JSON, which can then be piped
         click.echo(f"Dry run: nothing was written to {outdir}", err=True)
         return
-    launch(desc, args, outdir)
+    from training import launch  # imports torch, which --help and a mistyped option need not wait for
+
+    if continue_run:
+        prepare = functools.partial(launch.continued_run, args, outdir)
+    elif options["resume"] == "latest" or is_restart:
+        prepare = functools.partial(launch.latest_run, desc, args, options, outdir, is_restart)
+    else:
+        prepare = functools.partial(launch.new_run, desc, args, outdir)
+    launch.launch(prepare, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
 
 
 main.params.extend(config.extension_options().values())
-
-
-def summary(desc: str, args: EasyDict) -> str:
-    """One line that says what will be trained on what."""
-    data = args.training_set_kwargs
-    on_cpu = config.training_device(args.get("device") == "cpu") == "cpu"
-    where = "the CPU" if on_cpu else f"{args.num_gpus} GPU{'s' * (args.num_gpus > 1)}"
-    mirrored = " and their mirror images" if data.xflip else ""
-    return (
-        f"{desc}: {args.total_kimg} kimg from {data.max_size} images{mirrored} of "
-        f"{data.resolution}x{data.resolution} in {data.path}, batch {args.batch_size}, on {where}"
-    )
-
-
-def launch(desc: str, args: EasyDict, outdir: str) -> None:
-    """Train in a new run folder below `outdir`. What can be checked is checked before that folder exists."""
-    if args.num_gpus > 1:
-        raise UserError(f"--gpus must be 0 or 1 in this version, which trains in one process, got {args.num_gpus}")
-    resume = args.get("resume_pkl")
-    if resume and not dnnlib.util.is_url(resume, allow_file_urls=True) and not os.path.isfile(resume):
-        known = ", ".join(config.RESUME_FILES)
-        raise UserError(f"--resume must be an existing file, a URL, noresume or one of {known}, got {resume}")
-    if os.path.exists(outdir) and not os.path.isdir(outdir):
-        raise UserError(f"--outdir must be a folder, got {outdir}")
-    from training import construction, training_loop  # these import torch, which --help need not wait for
-
-    construction.load_metrics(args.metrics, rank=0)  # fetches the files that metrics need
-    args.run_dir = make_run_dir(outdir, desc)
-    with dnnlib.util.open_atomic(os.path.join(args.run_dir, "training_options.json"), "w") as file:
-        json.dump(args, file, indent=2)
-    with dnnlib.util.Logger(os.path.join(args.run_dir, "log.txt"), file_mode="a", should_flush=True):
-        print(json.dumps(args, indent=2))
-        print(summary(desc, args))
-        print(f"Run folder: {args.run_dir}")
-        training_loop.training_loop(**args)
-
-
-def make_run_dir(outdir: str, desc: str) -> str:
-    """Create `<outdir>/<id>-<desc>`, where id is one above the highest that starts a name there."""
-    os.makedirs(outdir, exist_ok=True)
-    while True:
-        ids = [int(m[0]) for name in os.listdir(outdir) if (m := re.match(r"\d+", name))]
-        run_dir = os.path.join(outdir, f"{max(ids, default=-1) + 1:05d}-{desc}")
-        try:
-            os.mkdir(run_dir)
-        except FileExistsError:  # another run that starts now was faster
-            continue
-        return run_dir
 
 
 if __name__ == "__main__":

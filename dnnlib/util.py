@@ -300,6 +300,17 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
         raise
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let an OSError of the block name the file that is written, where it names none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno is None or err.filename is not None:
+            raise
+        raise OSError(err.errno, err.strerror, os.fspath(path)) from err
+
+
 def list_dir_recursively_with_ignore(
     dir_path: str, ignores: Sequence[str] | None = None, add_base_to_relative: bool = False
 ) -> list[tuple[str, str]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import os
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssn_plugin import config
+from ssn_plugin.errors import keep_freed_memory, one_line_errors
 
 if TYPE_CHECKING:
     import torch
@@ -22,57 +20,34 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1    # numpy's RandomState takes no more
 MAX_IMAGES = 1_000_000  # per run; a longer list is a slip of the keyboard
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
-EPILOG = """\b
-Examples:
-  python -m ssn_plugin transfer network-snapshot.pkl ssn.pkl --blocks=4x4
-  python -m ssn_plugin generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out
-"""
 
 
-class OneLineError(click.ClickException):
-    """An error of the user: printed as `Error: <message>`."""
-
-    exit_code = 2
+def examples(*lines: str) -> str:
+    """The end of a help text: command lines that work as they stand, given the files they name."""
+    return "\b\nExamples:\n" + "\n".join(f"  python -m ssn_plugin {line}" for line in lines)
 
 
 class Commands(click.Group):
     """A group that reports ValueError, OSError and wrong usage in one line; DNNLIB_TRACEBACK=1 shows the traceback."""
 
+    def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
+        if args is None:  # the process is this command
+            keep_freed_memory()
+        return super().main(args, *other, **options)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _one_line_errors():
+        with one_line_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _one_line_errors():
+        with one_line_errors():
             return super().invoke(ctx)
 
 
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    if os.environ.get("DNNLIB_TRACEBACK") == "1":
-        yield
-        return
-    try:
-        yield
-    except click.ClickException as err:
-        # An interrupt of the host's own command keeps its exit code; a call without arguments prints the help.
-        if err.exit_code not in (1, 2) or type(err).__name__ == "NoArgsIsHelpError":
-            raise
-        raise OneLineError(_one_line(err.format_message())) from err
-    except OSError as err:
-        if err.errno == errno.EPIPE:  # the reader of our output went away; click ends quietly then
-            raise
-        name = f"{os.fsdecode(err.filename)}: " if err.strerror and err.filename is not None else ""
-        raise OneLineError(_one_line(name + (err.strerror or str(err)))) from err
-    except ValueError as err:
-        raise OneLineError(_one_line(str(err))) from err
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-@click.group(cls=Commands, epilog=EPILOG, context_settings=dict(help_option_names=["-h", "--help"]))
+@click.group(cls=Commands, context_settings=dict(help_option_names=["-h", "--help"]), epilog=examples(
+    "transfer stylegan2.pkl ssn.pkl --blocks=4x4",
+    "generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out",
+))
 def main() -> None:
     """Spatially Stochastic Networks inside the StyleGAN2-ADA checkout of the current folder."""
 
@@ -82,7 +57,7 @@ trust_option = click.option(
 )
 
 
-@main.command()
+@main.command(epilog=examples("convert ssn.pkl ssn.safetensors", "convert ssn.pkl release/castles.pkl"))
 @click.argument("source", metavar="IN")
 @click.argument("dest", metavar="OUT")
 @trust_option
@@ -95,7 +70,10 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
         click.echo(line)
 
 
-@main.command()
+@main.command(epilog=examples(
+    "transfer stylegan2.pkl ssn.pkl --blocks=4x4",
+    "transfer stylegan2.pkl ssn.pkl --blocks=2x4 --encoder=none",
+))
 @click.argument("source", metavar="IN")
 @click.argument("dest", metavar="OUT")
 @click.option("--blocks", default="4x4", show_default=True, metavar="RxC", help="Rows x columns of the block grid")
@@ -145,7 +123,10 @@ def train(args: tuple[str, ...]) -> None:
     host.train_command().main(list(args), prog_name="python -m ssn_plugin train", standalone_mode=False)
 
 
-@main.command()
+@main.command(epilog=examples(
+    "generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out",
+    "generate --network=ssn.pkl --seeds=0-7 --trunc=0.7 --outdir=out",
+))
 @click.option("--network", required=True, metavar="PATH|URL", help="Network file")
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
@@ -176,6 +157,8 @@ def generate(
     """Generate images, and redraw parts of them; an edit recipe beside each image replays it."""
     if (seeds is None) == (recipe_file is None):
         raise click.UsageError("give either --seeds or --recipe")
+    if pick is not None and recipe_file is None:
+        raise click.UsageError("--pick needs --recipe")
     if resample_block is not None and resample_mask is not None:
         raise click.UsageError("--resample-block cannot be combined with --resample-mask")
     if not math.isfinite(trunc):
@@ -249,7 +232,10 @@ def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     return recipe
 
 
-@main.command()
+@main.command(epilog=examples(
+    "metrics --network=ssn.pkl --metrics=ssn_distortion1k,ssn_leak1k",
+    "metrics --network=ssn.pkl --metrics=fid50k_full --data=castles.zip",
+))
 @click.option("--network", required=True, metavar="PATH|URL", help="Network file")
 @click.option("--metrics", default="ssn_distortion1k", show_default=True, metavar="LIST",
               help="Names, comma-separated; those of the host and the plugin's ssn_*")
@@ -314,3 +300,38 @@ def choose_dataset(G: Any, trained_on: dict[str, Any], job: dict[str, Any]) -> d
     if job["mirror"] is not None:
         kwargs["xflip"] = job["mirror"]
     return kwargs
+
+
+@main.command(epilog=examples("doctor", "doctor --cfg=ssn --resolution=64 --outdir=training-runs"))
+@click.option("--cfg", default="auto", show_default=True, metavar="NAME", help="A --cfg of train.py, ssn among them")
+@click.option("--resolution", default="256", show_default=True, metavar="R|WxH", help="Pixels of the images")
+@click.option("--gpus", type=click.IntRange(min=0), metavar="INT",
+              help="How many to train on; 0 = the CPU  [default: 1, or the CPU where there is no GPU]")
+@click.option("--batch", type=click.IntRange(min=1), metavar="INT", help="Images per step  [default: that of the cfg]")
+@click.option("--outdir", default=".", show_default=True, metavar="DIR", help="Where the runs will be saved")
+@click.pass_context
+def doctor(
+    ctx: click.Context, cfg: str, resolution: str, gpus: int | None, batch: int | None, outdir: str
+) -> None:
+    """Say what this machine offers for a training run, what is missing, and what to do about it.
+
+    The exit code is 1 if something would not work, else 0.
+    """
+    width, height = parse_resolution(resolution)
+    try:
+        from ssn_plugin.doctor import Plan, examine, format_findings
+    except ModuleNotFoundError as err:  # not even the doctor can do without
+        needed = "pip install torch numpy scipy pillow click psutil"
+        raise ValueError(f"the library {err.name} is missing: {needed}") from err
+    findings = list(examine(Plan(cfg, width, height, gpus, batch, outdir)))
+    click.echo(format_findings(findings))
+    ctx.exit(1 if any(finding.is_problem for finding in findings) else 0)
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """`256` -> (256, 256), `128x64` -> (128, 64)."""
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not (width and height):
+        raise ValueError(f"--resolution must be a number of pixels such as 256, or WIDTHxHEIGHT, got {text}")
+    return width, height

@@ -1,14 +1,17 @@
-"""The cfg `ssn`: settings of Spatially Stochastic Networks and their place in a host's tree of training options.
+"""The cfgs `ssn` and `ssn-plus`: settings of Spatially Stochastic Networks in a host's tree of training options.
 
-Only `register`, `_spec` and `_edit` know this host's train.py; everything else works on the option tree of any host.
+Beside them stands `ssn-baseline`, a StyleGAN2 of the same size and settings to compare with. Only `register`, `_spec`
+and the `_edit` functions know this host's train.py; everything else works on the option tree of any host.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import re
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,35 +25,39 @@ BlockGrids = tuple[tuple[int, int], ...]
 R1_GAMMA = 1          # as in the paper, like the path length weight and the mapping layers of SSNConfig
 BLOCK_DIM_CUDA = 512  # the paper's
 BLOCK_DIM_CPU = 64
+CHANNELS_CPU = 32
 ENCODERS = ("gated", "none")
 ENCODER_INITS = ("zero", "random")
 REDUCTIONS = ("mean", "sum")
+
+EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class SSNConfig:
     """Settings of the SSN generator and of its low-distortion loss."""
 
-    block_grids: BlockGrids = ((4, 4),)    # (rows, cols) of each grid of latents, coarse to fine; one for now
+    block_grids: BlockGrids = ((4, 4),)    # (rows, cols) of each grid of latents, coarse to fine
     block_dim: int = BLOCK_DIM_CUDA        # numbers in the z and in the w of one block
     mapping_layers: int = 8                # depth of the MLP that all blocks share
     encoder: str = "gated"                 # spatial encoder behind a learned gate, or "none": interpolated blocks
     encoder_init: str | None = None        # its gates start closed ("zero") or open ("random", also None)
     style_resolution: int | None = None    # finest style map, in pixels; 0 = exact everywhere, None = from the grid
+    channels: int | None = None            # at full resolution, twice as many below; None = the host's choice
+    style_mixing_prob: float = 0.9         # share of training images that mix the styles of two latents
     pl_weight: float = 2                   # weight of path length regularisation
     distortion_weight: float = 100         # lambda; 0 switches the term off
-    distortion_interval: int = 1           # the term at every k-th step only, with k times the weight
+    distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
-    distortion_batch_shrink: int = 2       # the term uses 1/n of the batch, as the path length does
+    distortion_batch_shrink: int = 2       # both use 1/n of the batch, as the path length does
+    diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
+    diversity_cap: float = 0.3             # tau: more mean squared change than this earns nothing
 
     def __post_init__(self) -> None:
-        names = "+".join(f"{rows}x{cols}" for rows, cols in self.block_grids)
-        if any(side < 1 for grid in self.block_grids for side in grid):
-            raise ValueError(f"--blocks must have at least one row and one column, got {names}")
-        if len(self.block_grids) != 1:
-            raise ValueError(f"--blocks must be one grid such as 4x4 in this version, got {names}")
-        if self.block_dim < 1:
-            raise ValueError(f"--block-dim must be at least 1, got {self.block_dim}")
+        self._check_block_grids()
+        for option, value in [("block-dim", self.block_dim), ("channels", self.channels)]:
+            if value is not None and value < 1:
+                raise ValueError(f"--{option} must be at least 1, got {value}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"--encoder must be one of {', '.join(ENCODERS)}, got {self.encoder}")
         if self.encoder_init not in (None, *ENCODER_INITS):
@@ -58,8 +65,13 @@ class SSNConfig:
         if self.encoder_init is not None and self.encoder == "none":
             raise ValueError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
         self._check_style_resolution()
-        if not 0 <= self.distortion_weight < math.inf:
-            raise ValueError(f"--lambda must be at least 0, got {self.distortion_weight:g}")
+        if not 0 <= self.style_mixing_prob <= 1:
+            raise ValueError(f"--style-mixing must be between 0 and 1, got {self.style_mixing_prob:g}")
+        for option, weight in [("lambda", self.distortion_weight), ("diversity", self.diversity_weight)]:
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"--{option} must be at least 0, got {weight:g}")
+        if not 0 < self.diversity_cap < math.inf:
+            raise ValueError(f"--diversity-cap must be more than 0, got {self.diversity_cap:g}")
         if self.distortion_interval < 1:
             raise ValueError(f"--distortion-interval must be at least 1, got {self.distortion_interval}")
         if self.distortion_reduction not in REDUCTIONS:
@@ -67,6 +79,14 @@ class SSNConfig:
             raise ValueError(f"--distortion-reduction must be one of {choices}, got {self.distortion_reduction}")
         if self.distortion_batch_shrink < 1:
             raise ValueError(f"distortion_batch_shrink must be at least 1, got {self.distortion_batch_shrink}")
+
+    def _check_block_grids(self) -> None:
+        names = format_block_grids(self.block_grids)
+        if any(side < 1 for grid in self.block_grids for side in grid):
+            raise ValueError(f"--blocks must have at least one row and one column, got {names}")
+        for coarse, fine in zip(self.block_grids, self.block_grids[1:]):
+            if coarse == fine or coarse[0] > fine[0] or coarse[1] > fine[1]:
+                raise ValueError(f"--blocks must name grids from coarse to fine such as 1x1+4x4, got {names}")
 
     def _check_style_resolution(self) -> None:
         if not self.style_resolution:  # 0 or None
@@ -86,19 +106,25 @@ def parse_block_grids(text: str) -> BlockGrids:
     return tuple((int(grid[1]), int(grid[2])) for grid in grids if grid)
 
 
+def format_block_grids(grids: BlockGrids) -> str:
+    """((1, 1), (4, 4)) -> `1x1+4x4`."""
+    return "+".join(f"{rows}x{cols}" for rows, cols in grids)
+
+
 def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     """Turn a host's option tree for StyleGAN2, such as that of `--cfg=auto`, into one for an SSN.
 
     args: keyword arguments of `training_loop`. Returns an edited copy; everything that `config` does not speak of
-    (channels, precision, batch, optimisers, R1, data, augmentation) stays as it is. Raises ValueError if the grid does
-    not fit the images.
+    (precision, batch, optimisers, R1, data, augmentation) stays as it is. Raises ValueError if the grid does not fit
+    the images.
     """
+    from ssn_plugin.networks import check_block_grid, side_lengths  # imports torch
+
     resolution = args["training_set_kwargs"]["resolution"]
-    if resolution < 8:
-        raise ValueError(f"--cfg=ssn needs images of at least 8x8 pixels, got {resolution}x{resolution}")
-    for rows, cols in config.block_grids:
-        if resolution % rows or resolution % cols:
-            raise ValueError(f"grid {rows}x{cols} does not divide the {resolution}x{resolution} image")
+    height, width = side_lengths(resolution)
+    if min(height, width) < 8:
+        raise ValueError(f"--cfg=ssn needs images of at least 8x8 pixels, got {width}x{height}")
+    check_block_grid(config.block_grids, resolution)
     args = copy.deepcopy(args)
     G_kwargs = args["G_kwargs"]
     for name in ["z_dim", "w_dim"]:  # they follow from the grid
@@ -113,28 +139,93 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     G_kwargs["synthesis_kwargs"].update(encoder=config.encoder, style_resolution=config.style_resolution)
     if config.encoder_init is not None:
         G_kwargs["synthesis_kwargs"].update(encoder_gate=0.0 if config.encoder_init == "zero" else 1.0)
+    set_channels(args, config.channels)
     args["loss_kwargs"].update(
         class_name="ssn_plugin.loss.DistortionLoss",
         pl_weight=config.pl_weight,
+        style_mixing_prob=config.style_mixing_prob,
         distortion_weight=config.distortion_weight,
         distortion_interval=config.distortion_interval,
         distortion_reduction=config.distortion_reduction,
         distortion_batch_shrink=config.distortion_batch_shrink,
+        diversity_weight=config.diversity_weight,
+        diversity_cap=config.diversity_cap,
     )
     return args
 
 
-def options() -> list[click.Option]:
-    """Options that `--cfg=ssn` adds to train.py; their keywords are fields of SSNConfig, but for `blocks`."""
+def baseline_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
+    """Turn a host's option tree for StyleGAN2 into that of the StyleGAN2 which an SSN of `config` is compared with.
+
+    Its latent is as wide as that of one block, so that the mapping networks are equal; the channels and all other
+    settings that both have are equal, too. Returns an edited copy.
+    """
+    args = copy.deepcopy(args)
+    args["G_kwargs"].update(z_dim=config.block_dim, w_dim=config.block_dim)
+    args["G_kwargs"]["mapping_kwargs"].update(num_layers=config.mapping_layers)
+    args["loss_kwargs"].update(pl_weight=config.pl_weight, style_mixing_prob=config.style_mixing_prob)
+    set_channels(args, config.channels)
+    return args
+
+
+def set_channels(args: dict[str, Any], channels: int | None) -> None:
+    """Give generator and discriminator so many channels at full resolution and twice as many below; None keeps them."""
+    if channels is not None:
+        from ssn_plugin.networks import nominal_side  # imports torch
+
+        side = nominal_side(args["training_set_kwargs"]["resolution"])
+        size = dict(channel_base=channels * side, channel_max=2 * channels)
+        args["G_kwargs"]["synthesis_kwargs"].update(size)
+        args["D_kwargs"].update(size)
+
+
+# Where `--cfg=ssn-plus` differs from `--cfg=ssn`: a global code for what blocks share, and a reward for blocks that do
+# something.
+SSN_PLUS: dict[str, Any] = dict(block_grids=((1, 1), (4, 4)), distortion_weight=30, diversity_weight=1)
+
+
+def size_options() -> list[click.Option]:
+    """Options that the baseline shares with `options`."""
     return [
-        click.Option(["--blocks"], metavar="RxC", help="SSN: rows x columns of the block grid  [default: 4x4]"),
+        click.Option(
+            ["--block-dim"], type=int, metavar="INT",
+            help=f"SSN: latent numbers per block  [default: {BLOCK_DIM_CUDA}; {BLOCK_DIM_CPU} on the CPU]",
+        ),
+        click.Option(
+            ["--channels"], type=int, metavar="INT",
+            help="SSN: channels at full resolution; half the resolution and less has twice as many  [default: "
+                 f"{CHANNELS_CPU} on the CPU, else as --cfg=auto]",
+        ),
+        click.Option(
+            ["--style-mixing", "style_mixing_prob"], type=float, metavar="FLOAT",
+            help="SSN: share of training images that mix the styles of two latents  [default: 0.9]",
+        ),
+    ]
+
+
+def options() -> list[click.Option]:
+    """Options that the SSN cfgs add to train.py; their keywords are fields of SSNConfig, but for `blocks`."""
+    return [
+        click.Option(
+            ["--blocks"], metavar="RxC[+RxC]",
+            help="SSN: rows x columns of the block grid, or of several from coarse to fine, of which the last is the "
+                 "one whose blocks can be redrawn  [default: 4x4; 1x1+4x4 in ssn-plus]",
+        ),
         click.Option(
             ["--lambda", "distortion_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the distortion outside a redrawn block  [default: 100]",
+            help="SSN: weight of the distortion outside a redrawn block  [default: 100; 30 in ssn-plus]",
+        ),
+        click.Option(
+            ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
+            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 1 in ssn-plus]",
+        ),
+        click.Option(
+            ["--diversity-cap"], type=float, metavar="FLOAT",
+            help="SSN: mean squared change inside a block beyond which more earns nothing  [default: 0.3]",
         ),
         click.Option(
             ["--distortion-interval"], type=int, metavar="INT",
-            help="SSN: compute the distortion every k-th step only, with k times the weight  [default: 1]",
+            help="SSN: compute both terms every k-th step only, with k times the weights  [default: 1]",
         ),
         click.Option(
             ["--distortion-reduction"], type=click.Choice(REDUCTIONS),
@@ -153,18 +244,18 @@ def options() -> list[click.Option]:
             ["--style-resolution"], type=int, metavar="INT",
             help="SSN: finest resolution of the style maps; 0 = exact everywhere  [default: from the grid]",
         ),
-        click.Option(
-            ["--block-dim"], type=int, metavar="INT",
-            help=f"SSN: latent numbers per block  [default: {BLOCK_DIM_CUDA}; {BLOCK_DIM_CPU} on the CPU]",
-        ),
+        *size_options(),
     ]
 
 
 def register() -> None:
-    """Add `--cfg=ssn` to this host's train.py."""
+    """Add the cfgs to this host's train.py."""
     from training.config import CfgExtension, register_cfg
 
     register_cfg(CfgExtension(name="ssn", options=options(), spec=_spec, edit=_edit, take_over=_take_over))
+    edit = functools.partial(_edit, preset=SSN_PLUS)
+    register_cfg(CfgExtension(name="ssn-plus", options=options(), spec=_spec, edit=edit))
+    register_cfg(CfgExtension(name="ssn-baseline", options=size_options(), spec=_spec, edit=_edit_baseline))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
@@ -174,20 +265,41 @@ def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
     spec = dataclasses.replace(auto_spec(resolution, gpus), gamma=R1_GAMMA, mapping_layers=SSNConfig.mapping_layers)
     if device == "cpu":
         # 32 channels at full resolution and 64 below: about fifty 32x32 images a second for each core.
-        spec = dataclasses.replace(spec, fmaps=resolution / 1024, channel_max=64, num_fp16_res=0, conv_clamp=None)
+        fmaps = CHANNELS_CPU * resolution / 32768
+        spec = dataclasses.replace(
+            spec, fmaps=fmaps, channel_max=2 * CHANNELS_CPU, num_fp16_res=0, conv_clamp=None)
     return spec
 
 
-def _edit(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
+def _edit(
+    args: Any, given: dict[str, Any], device: str, preset: Mapping[str, Any] = EMPTY
+) -> tuple[Any, list[str]]:
     networks = None
     if args.get("resume_pkl") is not None:
         from ssn_plugin import host  # imports torch
 
         networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+    _limit_preview(args, device)
+    return apply_options(args, given, _block_dim(device), networks, preset)
+
+
+def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
+    if args.get("resume_pkl") is not None:
+        raise ValueError(f"--cfg=ssn-baseline trains from scratch, got --resume={args['resume_pkl']}")
+    _limit_preview(args, device)
+    names = {str(option.name) for option in size_options()}
+    settings = {name: given[name] for name in names if given.get(name) is not None}
+    config = SSNConfig(**{"block_dim": _block_dim(device), **settings})
+    return baseline_kwargs(args, config), _given_parts(given)
+
+
+def _block_dim(device: str) -> int:
+    return BLOCK_DIM_CPU if device == "cpu" else BLOCK_DIM_CUDA
+
+
+def _limit_preview(args: Any, device: str) -> None:
     if device == "cpu":
         args["preview_size"] = [16, 8]  # a full preview of 8K takes as long as many steps
-    block_dim = BLOCK_DIM_CPU if device == "cpu" else BLOCK_DIM_CUDA
-    return apply_options(args, given, block_dim, networks)
 
 
 def _take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] | None:
@@ -201,6 +313,7 @@ def apply_options(
     given: Mapping[str, Any],                     # values of `options()` by keyword, None = not given
     block_dim: int = BLOCK_DIM_CUDA,              # where neither options nor networks say it
     networks: Mapping[str, Any] | None = None,    # content of the file that the run starts from
+    preset: Mapping[str, Any] = EMPTY,            # fields of SSNConfig, where neither options nor networks say it
 ) -> tuple[dict[str, Any], list[str]]:
     """Turn a host's option tree for StyleGAN2 into the SSN that the options ask for.
 
@@ -213,17 +326,26 @@ def apply_options(
         settings["block_grids"] = parse_block_grids(settings.pop("blocks"))
     settings.setdefault("block_dim", block_dim)
     if networks is None:
-        config = SSNConfig(**settings)
+        config = _checked_config({**preset, **settings})
         return ssn_kwargs(args, config), _name_parts(config, given)
 
     from ssn_plugin import transfer  # imports torch
 
+    if "channels" in settings:
+        raise ValueError(f"--channels cannot be given with --resume, whose networks decide, got {settings['channels']}")
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
-    config = SSNConfig(**settings)
+    config = _checked_config({**preset, **settings})
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
     encoding = dict(encoder=config.encoder, style_resolution=config.style_resolution)
     edited["G_kwargs"]["synthesis_kwargs"].update(encoding)
     return edited, _name_parts(config, given)
+
+
+def _checked_config(settings: Mapping[str, Any]) -> SSNConfig:
+    config = SSNConfig(**settings)
+    if "diversity_cap" in settings and config.diversity_weight == 0:
+        raise ValueError(f"--diversity-cap has no effect without --diversity, got {config.diversity_cap:g}")
+    return config
 
 
 def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -> dict[str, Any]:
@@ -252,16 +374,27 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
 
 
 def _name_parts(config: SSNConfig, given: Mapping[str, Any]) -> list[str]:
-    grids = "+".join(f"{rows}x{cols}" for rows, cols in config.block_grids)
-    parts = [f"blocks{grids}", f"lambda{config.distortion_weight:g}"]
+    parts = [f"blocks{format_block_grids(config.block_grids)}", f"lambda{config.distortion_weight:g}"]
+    if config.diversity_weight != 0:
+        parts.append(f"diversity{config.diversity_weight:g}")
+    return parts + _given_parts(given)
+
+
+def _given_parts(given: Mapping[str, Any]) -> list[str]:
+    """The settings that the user asked for, as parts of the run's name."""
+    parts = []
     for option, prefix in [
+        ("diversity_cap", "cap"),
         ("distortion_interval", "interval"),
         ("distortion_reduction", ""),
         ("encoder", "encoder"),
         ("encoder_init", "init"),
         ("style_resolution", "styles"),
         ("block_dim", "dim"),
+        ("channels", "channels"),
+        ("style_mixing_prob", "mixing"),
     ]:
-        if given.get(option) is not None:
-            parts.append(f"{prefix}{given[option]}")
+        value = given.get(option)
+        if value is not None:
+            parts.append(f"{prefix}{value:g}" if isinstance(value, float) else f"{prefix}{value}")
     return parts

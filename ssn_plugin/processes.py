@@ -58,5 +58,6 @@ def _run(rank: int, job: Job, num_processes: int, rendezvous: str | None, argume
     try:
         training_stats.init_multiprocessing(rank=rank, sync_device=device)
         job(rank, arguments)
+        torch.distributed.barrier()  # with torch 2.1, a process that leaves later than another may wait for ever
     finally:
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Promises of training.cli.Command: how errors of the user look."""
+"""Promises of training.cli.Command: how errors of the user look, and what is no error of the user."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from ssn_plugin import errors
+from training import cli
 from training.cli import Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +29,27 @@ ERRORS = {
     "interrupt": KeyboardInterrupt(),
     "none": None,
 }
+OPERATIONS = {
+    "stack": lambda: np.stack([]),
+    "interpolate": lambda: torch.nn.functional.interpolate(torch.zeros([1, 1, 4, 4])),
+    "int": lambda: int("x"),
+    "broadcast": lambda: np.zeros(3) + np.zeros(4),
+    "decode": lambda: b"\xff".decode("utf-8"),
+    "cpu memory": lambda: torch.empty(2**50),
+    "numpy memory": lambda: np.empty(2**55),
+    "shapes": lambda: torch.zeros(3) + torch.zeros(4),
+    "worker": lambda: next(iter(torch.utils.data.DataLoader(BrokenData(), num_workers=1))),
+}
+
+
+class BrokenData(torch.utils.data.Dataset):
+    """Its only image cannot be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, idx):
+        raise ValueError("data.zip: 3.png is damaged")
 
 
 @click.command(cls=Command)
@@ -36,6 +61,13 @@ def command(name, size):
     error = ERRORS[name]
     if error is not None:
         raise error
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def operate(name):
+    """Do something that a library refuses."""
+    OPERATIONS[name]()
 
 
 def run(*args: str) -> Result:
@@ -110,3 +142,61 @@ def test_no_traceback_reaches_the_terminal():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", "Error: too small\n")
+
+
+@pytest.mark.parametrize("name", ["stack", "interpolate"])
+def test_a_refusal_of_a_numeric_library_is_a_bug_and_not_hidden(name):
+    result = CliRunner().invoke(operate, [name])
+    assert type(result.exception) is ValueError and result.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["int", "broadcast"])
+def test_an_error_that_no_code_raised_on_purpose_says_how_to_find_it(name):
+    result = CliRunner().invoke(operate, [name])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(" (DNNLIB_TRACEBACK=1 shows where)\n") and result.stderr.count("\n") == 1
+
+
+def test_text_that_is_none_is_an_error_of_the_user():
+    result = CliRunner().invoke(operate, ["decode"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and "shows where" not in result.stderr
+
+
+def test_of_an_error_in_a_data_loader_only_the_message_is_shown():
+    result = CliRunner().invoke(operate, ["worker"])
+    assert (result.exit_code, result.stderr) == (2, "Error: data.zip: 3.png is damaged\n")
+
+
+@pytest.mark.parametrize("name", ["cpu memory", "numpy memory"])
+def test_a_lack_of_memory_is_one_line_with_advice(name):
+    result = CliRunner().invoke(operate, [name])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("Error: out of memory: use a smaller batch or smaller images (")
+
+
+def test_another_error_of_torch_is_not_taken_for_a_lack_of_memory():
+    assert type(CliRunner().invoke(operate, ["shapes"]).exception) is RuntimeError
+
+
+def test_memory_is_kept_in_the_process_of_a_command_and_not_in_that_of_a_caller(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: calls.append(True))
+    run("--raise=none")
+    command.main(["--raise=none"], standalone_mode=False)
+    assert calls == []
+    monkeypatch.setattr("sys.argv", ["command", "--raise=none"])
+    command.main(standalone_mode=False)
+    assert calls == [True]
+
+
+@pytest.mark.parametrize("host", ["this", "another"])
+@pytest.mark.parametrize(("name", "line"), [
+    ("value", "Error: block (4, 0) is outside the 4x4 latent grid"), ("os", "Error: data.zip: truncated image 3.png"),
+    ("usage", "Error: Invalid value for --size: must be even"), ("empty", "Error: ValueError"),
+])  # fmt: skip
+def test_the_plugin_reports_the_errors_of_a_user_alike_in_every_host(host, name, line, monkeypatch):
+    if host == "another":  # one without training.cli
+        monkeypatch.setattr(errors.importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(click.ClickException) as raised, errors.one_line_errors():
+        raise ERRORS[name]
+    assert raised.value.exit_code == 2 and f"Error: {raised.value.format_message()}" == line

@@ -117,12 +117,10 @@ def test_a_grid_of_another_size_than_its_images_is_refused(tmp_path):
 
 
 def test_a_smaller_preview_is_the_upper_left_part():
-    images, labels = np.arange(12), np.arange(12) + 100
-    grid_size, kept, kept_labels = crop_grid((4, 3), images, labels, (2, 9))
-    assert grid_size == (2, 3)
-    assert kept.tolist() == [0, 1, 4, 5, 8, 9] and kept_labels.tolist() == [100, 101, 104, 105, 108, 109]
+    grid_size, kept = crop_grid((4, 3), np.arange(12), (2, 9))
+    assert grid_size == (2, 3) and kept.tolist() == [0, 1, 4, 5, 8, 9]
     with pytest.raises(ValueError, match="got 0x3"):
-        crop_grid((4, 3), images, labels, (0, 3))
+        crop_grid((4, 3), np.arange(12), (0, 3))
 
 
 def test_the_preview_shows_the_same_latents_whatever_the_batch_size_and_random_state(tmp_path):

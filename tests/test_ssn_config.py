@@ -59,7 +59,10 @@ def test_anything_else_is_no_block_grid(text):
 @pytest.mark.parametrize(("options", "message"), [
     (dict(blocks="4"), "--blocks must be rows x columns such as 4x4, got 4"),
     (dict(blocks="0x4"), "--blocks must have at least one row and one column, got 0x4"),
-    (dict(blocks="1x1+4x4"), "--blocks must be one grid such as 4x4 in this version, got 1x1+4x4"),
+    (dict(blocks="4x4+1x1"), "--blocks must name grids from coarse to fine such as 1x1+4x4, got 4x4+1x1"),
+    (dict(blocks="4x2+2x4"), "--blocks must name grids from coarse to fine such as 1x1+4x4, got 4x2+2x4"),
+    (dict(blocks="4x4+4x4"), "--blocks must name grids from coarse to fine such as 1x1+4x4, got 4x4+4x4"),
+    (dict(blocks="1x1+3x4"), "grid 3x4 does not divide the 16x16 image"),
     (dict(blocks="3x4"), "grid 3x4 does not divide the 16x16 image"),
     (dict(blocks="32x4"), "grid 32x4 does not divide the 16x16 image"),
     (dict(distortion_weight=-1.0), "--lambda must be at least 0, got -1"),
@@ -73,6 +76,11 @@ def test_anything_else_is_no_block_grid(text):
     (dict(style_resolution=4, blocks="8x2"),
      "--style-resolution must be at least the 8 blocks of the grid's side, got 4"),
     (dict(block_dim=0), "--block-dim must be at least 1, got 0"),
+    (dict(channels=0), "--channels must be at least 1, got 0"),
+    (dict(style_mixing_prob=1.5), "--style-mixing must be between 0 and 1, got 1.5"),
+    (dict(diversity_weight=-1.0), "--diversity must be at least 0, got -1"),
+    (dict(diversity_weight=1.0, diversity_cap=0.0), "--diversity-cap must be more than 0, got 0"),
+    (dict(diversity_cap=0.5), "--diversity-cap has no effect without --diversity, got 0.5"),
 ])
 def test_a_refusal_names_option_rule_and_value(data, options, message):
     assert refusal(data, **options) == message
@@ -83,10 +91,13 @@ def test_a_refusal_names_option_rule_and_value(data, options, message):
     (dict(distortion_weight=1.0), "--lambda"),
     (dict(encoder="none"), "--encoder"),
     (dict(style_resolution=0), "--style-resolution"),
+    (dict(diversity_weight=1.0), "--diversity"),
 ])
 def test_its_options_are_refused_beside_another_cfg(data, options, flag):
-    with pytest.raises(UserError, match=f"{flag} can only be given with --cfg=ssn, got --cfg=auto"):
-        setup_training_loop_kwargs(data=data, **options)
+    for cfg in ["auto", "ssn-baseline"]:
+        with pytest.raises(UserError) as caught:
+            setup_training_loop_kwargs(data=data, cfg=cfg, **options)
+        assert str(caught.value) == f"{flag} can only be given with --cfg=ssn|ssn-plus, got --cfg={cfg}"
 
 
 def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
@@ -102,8 +113,52 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert G_kwargs.synthesis_kwargs.style_resolution is None
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2,
+        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2, diversity_weight=0,
+        diversity_cap=0.3, style_mixing_prob=0.9,
     )
+
+
+def test_ssn_plus_adds_a_global_code_and_a_reward_and_its_settings_can_be_overruled(data, device):
+    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn-plus")
+    assert desc.endswith("-ssn-plus-blocks1x1+4x4-lambda30-diversity1")
+    assert args.G_kwargs.block_grid == [[1, 1], [4, 4]]
+    assert (args.loss_kwargs.distortion_weight, args.loss_kwargs.diversity_weight) == (30, 1)
+    desc, args = setup_training_loop_kwargs(
+        data=data, cfg="ssn-plus", blocks="4x4", distortion_weight=5.0, diversity_weight=0.5, diversity_cap=0.125,
+    )
+    assert desc.endswith("-ssn-plus-blocks4x4-lambda5-diversity0.5-cap0.125")
+    plain = setup_training_loop_kwargs(
+        data=data, cfg="ssn", distortion_weight=5.0, diversity_weight=0.5, diversity_cap=0.125,
+    )[1]
+    assert args == plain
+
+
+def test_the_baseline_is_stylegan2_with_the_size_and_settings_of_an_ssn(data, device):
+    options = dict(data=data, channels=8, block_dim=24, style_mixing_prob=0.5, batch=8)
+    desc, baseline = setup_training_loop_kwargs(cfg="ssn-baseline", **options)
+    ssn = setup_training_loop_kwargs(cfg="ssn", **options)[1]
+    assert desc.endswith("-ssn-baseline-dim24-channels8-mixing0.5-batch8")
+    assert {key for key in ssn if ssn[key] != baseline[key]} == {"G_kwargs", "loss_kwargs"}
+    assert baseline.G_kwargs.class_name == "training.networks.Generator"
+    assert baseline.G_kwargs.z_dim == baseline.G_kwargs.w_dim == ssn.G_kwargs.block_z_dim == 24
+    assert baseline.G_kwargs.mapping_kwargs == ssn.G_kwargs.mapping_kwargs
+    assert baseline.G_kwargs.synthesis_kwargs.items() <= ssn.G_kwargs.synthesis_kwargs.items()
+    assert baseline.loss_kwargs.class_name == "training.loss.StyleGAN2Loss"
+    shared = {key: value for key, value in baseline.loss_kwargs.items() if key != "class_name"}
+    assert shared == dict(r1_gamma=1, pl_weight=2, style_mixing_prob=0.5)
+    assert shared.items() <= ssn.loss_kwargs.items()
+
+
+def test_the_baseline_starts_from_scratch(data, tmp_path):
+    (tmp_path / "G.pkl").touch()
+    with pytest.raises(UserError, match="--cfg=ssn-baseline trains from scratch, got --resume="):
+        setup_training_loop_kwargs(data=data, cfg="ssn-baseline", resume=str(tmp_path / "G.pkl"))
+
+
+def test_channels_are_those_at_full_resolution_and_half_of_those_below(data, device):
+    args = setup_training_loop_kwargs(data=data, cfg="ssn", channels=12)[1]
+    for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
+        assert (kwargs.channel_base // 16, kwargs.channel_max) == (12, 24)
 
 
 def test_size_and_schedule_are_those_of_auto_on_a_gpu(data, monkeypatch):
@@ -210,7 +265,7 @@ def test_a_real_generator_gives_no_distortion_where_nothing_is_redrawn(data, mon
         device=torch.device("cpu"), G_mapping=G.mapping, G_synthesis=G.synthesis, D=None, **args.loss_kwargs
     )
     z, c = torch.randn(4, G.z_dim), torch.zeros(4, 0)  # of which the term uses half
-    monkeypatch.setattr("ssn_plugin.distortion.redraw_one_block", lambda z, blocks, grid: z)
+    monkeypatch.setattr("ssn_plugin.distortion.redraw_one_block", lambda z, blocks, num_blocks: z)
     outside, inside = loss.change_of_redrawn_blocks(z, c, sync=True)
     torch.testing.assert_close(torch.stack([outside, inside]), torch.zeros(2, 2), rtol=0, atol=1e-9)
     monkeypatch.undo()

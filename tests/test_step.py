@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from torch_utils import training_stats
+from training import step as training_step
 from training.step import (
     AdaController,
     PhaseTimer,
     StepOptions,
     TrainingState,
+    average_parts,
     ema_decay,
-    finish_gradients,
     make_optimizer,
     make_phases,
     run_phase,
-    seed_step,
+    seed_draws,
     share_weights,
     train_step,
     update_ema,
@@ -43,18 +46,22 @@ class Net(torch.nn.Module):
 
 
 class ToyLoss:
-    """Mean of the first latent numbers plus the mean of the pixels, times the first weight; keeps its calls."""
+    """Mean of the pixels times the first weight, plus what is asked for; keeps its calls and a mean of all pixels."""
 
-    def __init__(self, G, D):
+    def __init__(self, G, D, plus=None):
         self.modules = {"G": G, "D": D}
+        self.plus = plus or {}             # phase -> number to add
         self.calls: list[SimpleNamespace] = []
+        self.pl_mean = torch.zeros([])
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
         G, D = self.modules["G"], self.modules["D"]
         self.calls.append(SimpleNamespace(
-            phase=phase, gain=gain, sync=sync, num=len(real_img), gen_z=gen_z,
+            phase=phase, gain=gain, sync=sync, real_img=real_img, gen_z=gen_z, pl_mean=self.pl_mean.clone(),
             trains=(G.weight.requires_grad, D.weight.requires_grad)))
-        (self.modules[phase[0]].weight[0] * (real_img.mean() + gen_z[:, 0].mean()) * gain).backward()
+        loss = real_img.mean() + self.plus.get(phase, 0)
+        self.pl_mean.lerp_(loss, 0.5)
+        (self.modules[phase[0]].weight[0] * loss * gain).backward()
 
 
 class ToyData:
@@ -73,21 +80,18 @@ class ToyData:
         return torch.zeros([num, 0])
 
 
-def toy_state(opt_kwargs=SGD, G_reg_interval=4, D_reg_interval=16, ada=None):
+def toy_state(opt_kwargs=SGD, G_reg_interval=4, D_reg_interval=16, ada=None, plus=None):
     G, D, G_ema = Net(), Net(), Net()
     for net in (G, D, G_ema):
         net.requires_grad_(False)
     phases = make_phases(G, D, opt_kwargs, opt_kwargs, G_reg_interval, D_reg_interval, CPU)
-    return TrainingState(G, D, G_ema, None, ToyLoss(G, D), phases, ada)
+    return TrainingState(G, D, G_ema, None, ToyLoss(G, D, plus), phases, ada)
 
 
 def run_toy_phase(batch_gpu, batch_size=4, opt_kwargs=SGD):
     state = toy_state(opt_kwargs, None, None)
-    options = StepOptions(batch_size=batch_size, batch_gpu=batch_gpu)
-    real_img, real_c = ToyData(batch_size).next_batch()
-    gen_z = torch.linspace(-1, 2, batch_size * 2).reshape(batch_size, 2)
-    rounds = zip(*(x.split(batch_gpu) for x in (real_img, real_c, gen_z, real_c)))
-    run_phase(state.phases[0], state.loss, rounds, options)
+    data = ToyData(batch_size)
+    assert run_phase(state, 0, *data.next_batch(), data, StepOptions(batch_size=batch_size, batch_gpu=batch_gpu))
     return state
 
 
@@ -182,7 +186,7 @@ def test_every_phase_draws_its_own_latents():
 def test_synchronisation_is_asked_for_in_the_last_round_only():
     state = run_toy_phase(batch_gpu=1)
     assert [call.sync for call in state.loss.calls] == [False, False, False, True]
-    assert [call.num for call in state.loss.calls] == [1] * 4
+    assert [len(call.real_img) for call in state.loss.calls] == [1] * 4
 
 
 def test_accumulated_rounds_take_the_step_of_the_whole_batch():
@@ -192,16 +196,29 @@ def test_accumulated_rounds_take_the_step_of_the_whole_batch():
     assert not torch.equal(weights[0], Net().weight)
 
 
-def test_a_step_depends_on_seed_rank_and_images_seen_only():
-    def draws(*args):
-        seed_step(*args)
-        return [*torch.rand(2).tolist(), *np.random.rand(2)]
+def test_the_images_are_dealt_to_the_parts_one_by_one():
+    state = run_toy_phase(batch_gpu=2, batch_size=6)
+    assert [call.real_img.flatten().tolist() for call in state.loss.calls] == [[0, 3], [1, 4], [2, 5]]
 
-    reference = draws(1, 0, 320)
-    torch.rand(5), np.random.rand(5)
-    assert draws(1, 0, 320) == reference
-    others = [draws(*args) for args in [(2, 0, 320), (1, 1, 320), (1, 0, 352), (-1, 0, 320)]]
-    assert len({tuple(numbers) for numbers in [reference, *others]}) == 5
+
+def test_running_means_end_where_the_whole_batch_would_have_moved_them():
+    means = [run_toy_phase(batch_gpu).loss.pl_mean for batch_gpu in (4, 2, 1)]
+    assert [float(mean) for mean in means] == pytest.approx([0.75] * 3)     # half of the mean of 0, 1, 2, 3
+    calls = run_toy_phase(batch_gpu=1).loss.calls
+    assert [float(call.pl_mean) for call in calls] == [0] * 4               # every part starts from the same value
+
+
+def test_draws_depend_on_seed_images_seen_purpose_and_index_only():
+    def draws(*args):
+        seed_draws(*args)
+        return [*torch.rand(2).tolist(), *np.random.rand(2), random.random()]
+
+    reference = draws(1, 320, 0, 0)
+    torch.rand(5), np.random.rand(5), random.random()
+    assert draws(1, 320, 0, 0) == reference
+    keys = [(2, 320, 0, 0), (1, 352, 0, 0), (1, 320, 1, 0), (1, 320, 0, 1), (-1, 320, 0, 0)]
+    others = [draws(*key) for key in keys]
+    assert len({tuple(numbers) for numbers in [reference, *others]}) == 6
 
 
 def test_the_timer_reports_each_run_once():
@@ -217,19 +234,51 @@ def test_the_timer_reports_each_run_once():
 # Gradients
 
 
-def test_gradients_that_are_not_finite_are_replaced():
-    net = Net()
-    net.weight.grad = torch.tensor([math.nan, math.inf, -math.inf])
-    finish_gradients(net.parameters())
-    assert net.weight.grad.tolist() == [0, 1e5, -1e5]
+def test_means_over_parts_are_taken_in_place():
+    grads = [torch.tensor([2.0, -6.0]), torch.tensor(1e30)]
+    assert average_parts(grads, num_rounds=2)
+    assert grads[0].tolist() == [1, -3] and float(grads[1]) == pytest.approx(5e29)
 
 
-def test_finite_gradients_pass_unchanged_and_missing_ones_stay_missing():
-    net = torch.nn.Linear(2, 2)
-    net.weight.grad = torch.tensor([[1e30, -2.0], [1e-30, 0.0]])
-    before = net.weight.grad.clone()
-    finish_gradients(net.parameters())
-    assert torch.equal(net.weight.grad, before) and net.bias.grad is None
+def test_a_single_part_passes_unchanged():
+    grad = torch.tensor([0.1, 1e-38, -7.0])
+    before = grad.clone()
+    assert average_parts([grad]) and torch.equal(grad, before)
+    assert average_parts([])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_is_noticed(value):
+    assert not average_parts([torch.ones([3]), torch.tensor([1.0, value])])
+
+
+def test_a_phase_whose_gradients_are_not_finite_changes_nothing():
+    state, data = toy_state(plus=dict(Gmain=math.nan)), ToyData(2)
+    state.phases = [phase for phase in state.phases if phase.name in ("Gmain", "Dmain")]
+    train_step(state, data, StepOptions(batch_size=2, batch_gpu=2))
+    assert torch.equal(state.G.weight, Net().weight) and not torch.equal(state.D.weight, Net().weight)
+    assert float(state.loss.pl_mean) == 0.25            # moved by Dmain alone, from 0 towards the mean of the pixels
+    assert (state.skipped_steps, state.skipped_in_a_row, state.batch_idx, state.cur_nimg) == (1, 1, 1, 2)
+
+
+def test_the_moving_average_waits_while_a_step_is_skipped():
+    state, data = toy_state(plus=dict(Dmain=math.inf)), ToyData(2)
+    options = StepOptions(batch_size=2, batch_gpu=2, ema_kimg=0.002)
+    train_step(state, data, options)
+    assert not torch.equal(state.G.weight, Net().weight) and torch.equal(state.G_ema.weight, Net().weight)
+    state.loss.plus.clear()
+    train_step(state, data, options)
+    assert not torch.equal(state.G_ema.weight, Net().weight)
+    assert (state.skipped_steps, state.skipped_in_a_row) == (1, 0)
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(monkeypatch):
+    monkeypatch.setattr(training_step, "MOST_SKIPPED_STEPS", 3)
+    state, data, options = toy_state(plus=dict(Gmain=math.nan)), ToyData(2), StepOptions(batch_size=2, batch_gpu=2)
+    train_step(state, data, options)
+    train_step(state, data, options)
+    with pytest.raises(ValueError, match=r"must be finite, they were not in 3 steps in a row, the last at 0\.0 kimg"):
+        train_step(state, data, options)
 
 
 # Moving average
@@ -324,10 +373,9 @@ def distributed_worker(rank: int, init_file: str, out_file: str) -> None:
     state.G.weight.add_(rank)           # to be overwritten by that of rank 0
     share_weights(state.G, state.D, state.G_ema)
     real_img, real_c = ToyData(4).next_batch()
-    gen_z = torch.linspace(-1, 2, 8).reshape(4, 2)
-    mine = slice(2 * rank, 2 * rank + 2)
-    rounds = [tuple(x[mine] for x in (real_img, real_c, gen_z, real_c))]
-    run_phase(state.phases[0], state.loss, rounds, StepOptions(4, 2, num_gpus=2, rank=rank))
+    mine = slice(rank, None, 2)
+    data: Any = ToyData(4)
+    run_phase(state, 0, real_img[mine], real_c[mine], data, StepOptions(4, 2, num_gpus=2, rank=rank))
     torch.save(state.G.weight, f"{out_file}{rank}")
     torch.distributed.barrier()  # gloo may abort a process whose peer is still at work
     torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""train.py as a command: dry run, refusals, the run folder. The training loop itself is replaced."""
+"""train.py as a command: dry run, refusals, the run folder, carrying on. The training loop itself is replaced."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import train
+from training import launch, run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,7 @@ def calls(monkeypatch):
     def training_loop(**kwargs):
         print("training starts")
         calls.append(kwargs)
+        return True
 
     monkeypatch.setattr("training.training_loop.training_loop", training_loop)
     return calls
@@ -62,7 +64,7 @@ def test_a_run_gets_a_numbered_folder_with_its_options_and_its_log(folder, calls
     assert result.exit_code == 0, result.output
     run_dir = folder / "out" / "00042-photos-ssn-blocks4x4-lambda100-kimg3"
     saved = json.loads((run_dir / "training_options.json").read_text())
-    assert calls == [saved]
+    assert calls == [dict(saved, rank=0)]
     assert list(saved)[-1] == "run_dir" and Path(saved["run_dir"]).resolve() == run_dir
     assert saved["total_kimg"] == 3
     log = (run_dir / "log.txt").read_text()
@@ -71,8 +73,8 @@ def test_a_run_gets_a_numbered_folder_with_its_options_and_its_log(folder, calls
 
 
 def test_runs_are_numbered_from_zero(folder):
-    assert Path(train.make_run_dir("out", "a")).name == "00000-a"
-    assert Path(train.make_run_dir("out", "b")).name == "00001-b"
+    assert Path(run_folders.make_run_dir("out", "a")).name == "00000-a"
+    assert Path(run_folders.make_run_dir("out", "b")).name == "00001-b"
 
 
 def test_two_runs_that_start_at_once_get_a_folder_each(folder, monkeypatch):
@@ -86,19 +88,23 @@ def test_two_runs_that_start_at_once_get_a_folder_each(folder, monkeypatch):
         mkdir(path, *args)
 
     monkeypatch.setattr(os, "mkdir", slower_mkdir)
-    assert Path(train.make_run_dir("out", "a")).name == "00001-a"
+    assert Path(run_folders.make_run_dir("out", "a")).name == "00001-a"
     assert rivals
 
 
 @pytest.mark.parametrize(("args", "message"), [
     (["--gpus=3"], "Error: --gpus must be a power of two, or 0 for the CPU, got 3"),
-    (["--gpus=2"], "Error: --gpus must be 0 or 1 in this version, which trains in one process, got 2"),
+    (["--keep=0"], "Error: --keep must be at least 1, got 0"),
+    (["--keep-best=fid"], "Error: --keep-best must be none or among "),
+    (["--batch=12", "--batch-gpu=8"], "Error: batch_size must be a multiple of batch_gpu * num_gpus = 8 * 1, got 12"),
+    (["--log=mlflow"], "Error: --log must be one of wandb, got mlflow"),
+    (["--continue"], "Error: --outdir must be the folder of a run, out holds no training_options.json"),
     (["--cfg=ssn", "--blocks=3x3"], "Error: grid 3x3 does not divide the 16x16 image"),
-    (["--blocks=4x4"], "Error: --blocks can only be given with --cfg=ssn, got --cfg=auto"),
+    (["--blocks=4x4"], "Error: --blocks can only be given with --cfg=ssn"),
     (["--lambda=-2", "--cfg=ssn"], "Error: --lambda must be at least 0, got -2"),
     (["--data=nowhere"], "Error: --data: "),
-    (["--resume=lost.pkl"], "Error: --resume must be an existing file, a URL, noresume or one of ffhq256, ffhq512, "
-                            "ffhq1024, celebahq256, lsundog256, got lost.pkl"),
+    (["--resume=lost.pkl"], "Error: --resume must be an existing file, a URL, noresume, latest or one of ffhq256, "
+                            "ffhq512, ffhq1024, celebahq256, lsundog256, got lost.pkl"),
     (["--kimg=ten"], "Error: Invalid value for '--kimg': 'ten' is not a valid integer."),
     (["--cfg=huge"], "Error: Invalid value for '--cfg': 'huge' is not one of"),
 ])
@@ -152,3 +158,174 @@ def test_the_script_itself_prints_a_refusal_without_a_traceback(folder):
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "Error: --snap must be at least 1, got 0\n"
+
+
+# Carrying on
+
+
+OPTIONS = ("--data=photos", "--cfg=ssn", "--metrics=none")
+
+
+@pytest.fixture
+def started(folder, calls):
+    """A run in `out` with a state, which calls is not to list. Returns its folder."""
+    assert run("--outdir=out", *OPTIONS, "--kimg=3").exit_code == 0
+    (run_dir,) = (folder / "out").iterdir()
+    (run_dir / "training-state-000001.pt").touch()
+    calls.clear()
+    return run_dir
+
+
+def recorded(run_dir):
+    return json.loads((run_dir / "training_options.json").read_text())
+
+
+def test_continue_takes_the_recorded_options_and_goes_on_in_the_same_folder(started, calls):
+    before = recorded(started)
+    result = run(f"--outdir={started}", "--continue")
+    assert result.exit_code == 0, result.output
+    assert calls == [dict(before, rank=0, resume_run=True, run_dir=str(started))]
+    assert (started / "log.txt").read_text().count("training starts") == 2
+
+
+def test_continue_may_change_what_does_not_change_the_learning(started, calls, folder):
+    (folder / "photos").rename(folder / "moved")
+    result = run(f"--outdir={started}", "--continue", "--data=moved", "--kimg=9", "--snap=7", "--keep=3", "--workers=2",
+                 "--metrics=is50k", "--keep-best=ppl2_wend", "--dry-run")
+    assert result.exit_code == 0, result.output
+    args = json.loads(result.stdout)
+    assert args["training_set_kwargs"]["path"] == "moved" and args["data_loader_kwargs"]["num_workers"] == 2
+    assert (args["total_kimg"], args["keep"], args["keep_best"]) == (9, 3, "ppl2_wend")
+    assert args["image_snapshot_ticks"] == args["network_snapshot_ticks"] == 7
+    assert args["metrics"] == ["is50k", "ppl2_wend"]
+    same = ("G_kwargs", "D_kwargs", "loss_kwargs", "batch_size", "batch_gpu", "random_seed")
+    assert all(args[name] == recorded(started)[name] for name in same)
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["--gamma=2"], "--gamma cannot be given for a run that carries on, only --gpus, --data, --kimg, --snap, "),
+    (["--lambda=2"], "--lambda cannot be given for a run that carries on"),
+    (["--kimg=0"], "--kimg must be at least 1, got 0"),
+    (["--data=nowhere"], "--data: "),
+])
+def test_continue_refuses_other_changes(started, calls, args, message):
+    result = run(f"--outdir={started}", "--continue", *args)
+    assert result.exit_code == 2 and result.stderr.startswith(f"Error: {message}") and calls == []
+
+
+def test_a_data_set_that_has_lost_images_is_refused(started, calls, folder):
+    (folder / "photos" / "1.png").unlink()
+    result = run(f"--outdir={started}", "--continue")
+    assert result.stderr == "Error: --data must hold the 2 images of the run, got 1\n" and calls == []
+
+
+def test_a_run_without_any_snapshot_starts_over_in_its_folder(started, calls):
+    (started / "training-state-000001.pt").unlink()
+    (started / "stats.jsonl").write_text("{}\n")
+    assert run(f"--outdir={started}", "--continue").exit_code == 0
+    assert len(calls) == 1 and not (started / "stats.jsonl").exists()
+
+
+def test_networks_without_a_state_are_not_thrown_away(started, calls):
+    (started / "training-state-000001.pt").rename(started / "network-snapshot-000001.pkl")
+    result = run(f"--outdir={started}", "--continue")
+    assert result.stderr == (f"Error: {started} holds networks but no training state to carry on from; --resume=PKL "
+                             "starts a new run from a network\n") and calls == []
+
+
+def test_damaged_options_are_refused(started):
+    for content in ("{", "[]", "{}"):
+        (started / "training_options.json").write_text(content)
+        result = run(f"--outdir={started}", "--continue")
+        assert result.exit_code == 2 and "training_options.json" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_latest_carries_on_the_run_of_these_options_with_the_newest_state(started, calls, folder):
+    before = recorded(started)
+    assert run("--outdir=out", *OPTIONS, "--seed=5").exit_code == 0     # another run, without a state
+    os.utime(started / "training-state-000001.pt", (1, 1))
+    calls.clear()
+    result = run("--outdir=out", *OPTIONS, "--kimg=4", "--resume=latest")
+    assert result.exit_code == 0, result.output
+    assert calls == [dict(before, rank=0, resume_run=True, total_kimg=4, run_dir=os.path.join("out", started.name))]
+    assert recorded(started)["total_kimg"] == 4
+
+
+def test_latest_finds_the_run_also_with_another_number_of_processes(started, calls, monkeypatch):
+    monkeypatch.setattr(launch.processes, "start", lambda job, num, args, on_cpu: calls.append((num, args)))
+    args = (*OPTIONS, "--kimg=3", "--resume=latest", "--gpus=2")
+    result = run("--outdir=out", *args)
+    assert "batch_size must be a multiple of batch_gpu * num_gpus" in result.stderr  # one process took the whole batch
+    (started / "training_options.json").write_text(json.dumps(dict(recorded(started), num_gpus=4)))
+    result = run("--outdir=out", *args)
+    assert "has another batch_gpu" in result.stderr and calls == []
+
+
+def test_latest_refuses_the_runs_of_other_options(started, calls):
+    result = run("--outdir=out", *OPTIONS, "--gamma=7", "--resume=latest")
+    run_dir = os.path.join("out", started.name)
+    assert result.stderr == ("Error: --resume=latest found no run with these options that could carry on: "
+                             f"{run_dir} has another loss_kwargs.r1_gamma, 1 and not 7.0\n") and calls == []
+
+
+def test_latest_starts_a_run_where_there_is_no_state(folder, calls):
+    result = run("--outdir=out", *OPTIONS, "--resume=latest")
+    assert result.exit_code == 0 and "There is no training state below out: a new run starts." in result.output
+    assert len(calls) == 1 and "resume_run" not in calls[0]
+
+
+@pytest.mark.skipif(run_folders.fcntl is None, reason="no locks here")
+def test_a_run_folder_is_used_by_one_process_only(started, calls):
+    code = ("import sys, time; from training import run_folders\n"
+            "with run_folders.sole_use(sys.argv[1]): print('locked', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code, str(started)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == b"locked\n"
+        result = run(f"--outdir={started}", "--continue")
+        assert result.stderr == f"Error: {started} is in use: another process trains there\n"
+        result = run("--outdir=out", *OPTIONS, "--resume=latest")
+        assert result.stderr.endswith(f"{os.path.join('out', started.name)} is still running\n") and calls == []
+    finally:
+        other.kill()
+        other.communicate()
+    assert run(f"--outdir={started}", "--continue").exit_code == 0 and len(calls) == 1
+
+
+def test_an_error_in_the_middle_tells_the_command_that_resumes(started, monkeypatch):
+    def training_loop(**kwargs):
+        raise OSError(28, "No space left on device", "stats.jsonl")
+
+    monkeypatch.setattr("training.training_loop.training_loop", training_loop)
+    result = run(f"--outdir={started}", "--continue")
+    script = os.path.relpath(ROOT / "train.py")
+    assert result.stderr == (f"Error: stats.jsonl: No space left on device; to resume: python {script} "
+                             f"--outdir={started} --continue\n")
+    (started / "training-state-000001.pt").unlink()
+    assert "to resume" not in run(f"--outdir={started}", "--continue").stderr
+
+
+def test_a_run_that_was_asked_to_stop_tells_the_command_that_resumes(started, monkeypatch):
+    monkeypatch.setattr("training.training_loop.training_loop", lambda **kwargs: False)
+    result = run(f"--outdir={started}", "--continue")
+    assert result.exit_code == 0
+    command = shlex.split(result.stdout.splitlines()[-1].removeprefix("To resume: "))
+    assert command == ["python", os.path.relpath(ROOT / "train.py"), f"--outdir={started}", "--continue"]
+    assert result.stdout.splitlines()[-1] in (started / "log.txt").read_text()
+
+
+def test_under_a_launcher_the_number_of_processes_is_its(folder, monkeypatch):
+    for name, value in dict(RANK=1, WORLD_SIZE=3, LOCAL_RANK=1).items():
+        monkeypatch.setenv(name, str(value))
+    args = json.loads(run("--outdir=out", "--data=photos", "--gpus=0", "--batch=6", "--dry-run").stdout)
+    assert (args["num_gpus"], args["batch_gpu"], args["device"]) == (3, 2, "cpu")
+    result = run("--outdir=out", "--data=photos", "--gpus=2", "--dry-run")
+    assert result.stderr == ("Error: --gpus must be 0 for the CPU or 3, the number of processes that were launched, "
+                             "got 2\n")
+
+
+def test_several_processes_are_started_with_what_one_would_get(folder, calls, monkeypatch):
+    monkeypatch.setattr(launch.processes, "start", lambda *args: calls.append(args))
+    assert run("--outdir=out", "--data=photos", "--metrics=none", "--gpus=2", "--batch=8").exit_code == 0
+    ((job, num, args, on_cpu),) = calls
+    assert (job, num, on_cpu) == (launch.train_process, 2, False)
+    assert args["batch_gpu"] == 4 and args == recorded(folder / "out" / "00000-photos-auto2-batch8")

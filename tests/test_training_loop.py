@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import zipfile
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny_run import ADAM, loop_kwargs, read_lines, write_zip
 
 import dnnlib
 import legacy
 from training.training_loop import training_loop
 
-ADAM = dict(class_name="torch.optim.Adam", lr=0.002, betas=[0, 0.99], eps=1e-8)
-
-
-def write_zip(path, num=20, size=8, channels=3, num_classes=0):
-    """Random images, labelled in turn if there are classes."""
-    rnd = np.random.RandomState(0)
-    with zipfile.ZipFile(path, "w") as archive:
-        names = [f"{i:04d}.png" for i in range(num)]
-        for name in names:
-            buffer = io.BytesIO()
-            pixels = rnd.randint(256, size=[size, size, channels], dtype=np.uint8)
-            PIL.Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(buffer, format="PNG")
-            archive.writestr(name, buffer.getvalue())
-        labels = [[name, i % num_classes] for i, name in enumerate(names)] if num_classes else None
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
-
 
 @pytest.fixture
-def train(tmp_path):
-    """Run a tiny training in a new folder below tmp_path and return that folder."""
+def train(tmp_path, monkeypatch):
+    """Run a tiny training in a new folder below tmp_path and return that folder. Nothing is drawn, which takes long."""
+    monkeypatch.setattr("training.training_loop.draw_training_plot", lambda run_dir: None)
+
     def run(name="run", data=None, **options):
         data = dict(data or {})
         zip_path = tmp_path / f"{name}.zip"
         write_zip(zip_path, **data)
         run_dir = tmp_path / name
         run_dir.mkdir()
-        size = dict(channel_base=64, channel_max=8)
-        kwargs = dict(
-            run_dir=str(run_dir),
-            training_set_kwargs=dict(class_name="training.dataset.ImageFolderDataset", path=str(zip_path),
-                                     use_labels="num_classes" in data),
-            data_loader_kwargs=dict(pin_memory=True, num_workers=3, prefetch_factor=2),
-            G_kwargs=dict(class_name="training.networks.Generator", z_dim=8, w_dim=8,
-                          mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(size)),
-            D_kwargs=dict(class_name="training.networks.Discriminator", **size),
-            G_opt_kwargs=ADAM, D_opt_kwargs=ADAM,
-            loss_kwargs=dict(class_name="training.loss.StyleGAN2Loss", r1_gamma=0.1),
-            batch_size=4, batch_gpu=4, total_kimg=0.024, kimg_per_tick=0.008,
-            image_snapshot_ticks=1, network_snapshot_ticks=1, preview_size=(4, 2), device="cpu",
-        )
+        kwargs = loop_kwargs(run_dir, zip_path, use_labels="num_classes" in data)
         training_loop(**{**kwargs, **options})
         return run_dir
 
@@ -66,7 +38,7 @@ def train(tmp_path):
 
 
 def read_stats(run_dir):
-    return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    return read_lines(run_dir / "stats.jsonl")
 
 
 def losses(run_dir):
@@ -83,7 +55,8 @@ def load(run_dir, kimg=0):
 def test_a_run_leaves_the_files_of_the_host(train, capsys):
     run_dir = train()
     names = {path.name for path in run_dir.iterdir() if "tfevents" not in path.name}
-    assert names == {"reals.png", "fakes_init.png", "fakes000000.png", "network-snapshot-000000.pkl", "stats.jsonl"}
+    assert names == {"reals.png", "fakes_init.png", "fakes000000.png", "network-snapshot-000000.pkl", "stats.jsonl",
+                     "training-state-000000.pt"}
     for name in ("reals.png", "fakes_init.png", "fakes000000.png"):
         assert PIL.Image.open(run_dir / name).size == (32, 16)
     ticks = re.findall(r"^tick (\d+) +kimg ([\d.]+)", capsys.readouterr().out, flags=re.MULTILINE)
@@ -199,7 +172,7 @@ def test_a_metric_without_its_detector_is_refused_before_training(train, tmp_pat
     detectors = pytest.importorskip("metrics.detectors")
     pytest.importorskip("metrics.metric_main")
 
-    def unreachable(url):
+    def unreachable(url, verbose=False):
         raise OSError(f"cannot download {url}")
 
     monkeypatch.setattr(detectors, "fetch", unreachable)

@@ -131,13 +131,15 @@ class InfiniteSampler(torch.utils.data.Sampler):
         """The indices that all replicas draw together."""
         size = len(self.dataset)
         rnd = np.random.RandomState(self.seed)
-        order = rnd.permutation(size) if self.shuffle else np.arange(size)
+        order: list[int] = (rnd.permutation(size) if self.shuffle else np.arange(size)).tolist()
         window = round(size * self.window_size) if self.shuffle else 0
         while True:
+            # Lists, with the numbers of a whole pass: a resumed run goes through millions of indices to find its place.
+            back = rnd.randint(window, size=size).tolist() if window >= 2 else None
             for here in range(size):
-                yield int(order[here])
-                if window >= 2:
-                    there = here - rnd.randint(window)  # below zero it counts from the end: those of the last pass
+                yield order[here]
+                if back is not None:
+                    there = here - back[here]  # below zero it counts from the end: those of the last pass
                     order[here], order[there] = order[there], order[here]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,12 +78,12 @@ class Collector:
         self._keep_previous = keep_previous
         self._pending: dict[str, torch.Tensor] = {}  # since the last update of this collector, by whoever synchronised
         self._moments: dict[str, torch.Tensor] = {}
-        _synchronise()
+        synchronise()
         _collectors.add(self)
 
     def update(self) -> None:
         """Take over everything reported since the last update. In a group of processes all must call it."""
-        _synchronise()
+        synchronise()
         if not self._keep_previous:
             self._moments.clear()
         self._moments.update(self._pending)
@@ -121,6 +122,18 @@ class Collector:
     def __getitem__(self, name: str) -> float:
         return self.mean(name)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on in another process. All processes call `synchronise` before."""
+        kept = {"pending": self._pending, "moments": self._moments}
+        copies = {key: {name: value.clone() for name, value in kept[key].items()} for key in kept}
+        return dict(names=list(_counters), **copies)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what another collector had collected; the names that it knew are registered in their order."""
+        for name in state["names"]:
+            _counters.setdefault(name, {})
+        self._pending, self._moments = dict(state["pending"]), dict(state["moments"])
+
     def _get(self, name: str) -> list[float]:
         return self._moments[name].tolist() if name in self._moments else [0.0] * _NUM_MOMENTS
 
@@ -129,8 +142,8 @@ class Collector:
             self._pending[name] = self._pending[name] + moments if name in self._pending else moments
 
 
-def _synchronise() -> None:
-    """Empty the counters of all devices and processes into the collectors."""
+def synchronise() -> None:
+    """Empty the counters of all devices and processes into the collectors. In a group of processes all must call it."""
     global _has_synced
     _has_synced = True
     if not _counters:

@@ -18,6 +18,10 @@ from training.dataset import Dataset
 MEMORY_LIMIT = 2**30  # bytes of pixels and labels up to which a data set is decoded once and kept
 
 
+class DataError(OSError):
+    """The next batch could not be read. Nothing of the training has changed since the step before."""
+
+
 class TrainingData:
     """Draws from a data set in the order of `misc.InfiniteSampler`, and moves what it drew to the device.
 
@@ -36,19 +40,28 @@ class TrainingData:
         num_gpus: int = 1,
         random_seed: int = 0,           # of the order
         data_loader_kwargs: Mapping[str, Any] | None = None,  # num_workers, prefetch_factor, pin_memory, ...
+        start: int = 0,                 # images of the order to pass over: those that all processes have drawn before
     ):
         self.dataset = dataset
         self.device = device
         sampler = misc.InfiniteSampler(dataset, rank=rank, num_replicas=num_gpus, seed=random_seed)
+        order = itertools.islice(sampler, start // num_gpus, None)
         if fits_in_memory(dataset):
-            self._batches = memory_batches(*decode_all(dataset), iter(sampler), batch_size)
+            self._batches = memory_batches(*decode_all(dataset), order, batch_size)
         else:
             kwargs = loader_options(data_loader_kwargs or {}, device)
-            self._batches = iter(torch.utils.data.DataLoader(dataset, sampler=sampler, batch_size=batch_size, **kwargs))
+            self._batches = iter(torch.utils.data.DataLoader(dataset, sampler=order, batch_size=batch_size, **kwargs))
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images float32 [N, C, H, W] in -1..1 and labels float32 [N, label_dim], on the device."""
-        images, labels = next(self._batches)
+        """Images float32 [N, C, H, W] in -1..1 and labels float32 [N, label_dim], on the device.
+
+        Raises DataError, one line, where an image cannot be read any more or a worker process has died.
+        """
+        try:
+            images, labels = next(self._batches)
+        except (OSError, ValueError, RuntimeError) as err:
+            cause = str(err).strip().splitlines() or [type(err).__name__]  # a worker's traceback ends with the error
+            raise DataError(f"cannot read the training set {self.dataset.name}: {cause[-1]}") from err
         return self._to_device(images).to(torch.float32).div_(127.5).sub_(1), self._to_device(labels)
 
     def random_labels(self, num: int) -> torch.Tensor:

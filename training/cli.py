@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import dis
 import os
+import re
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import IO, Any
 
 import click
 
 from torch_utils.allocator import keep_freed_memory
+
+NUMERIC_LIBRARIES = ("torch", "numpy", "scipy")
 
 
 class OneLineError(click.ClickException):
@@ -34,13 +38,17 @@ class Command(click.Command):
     Use it as `@click.command(cls=Command)`. With DNNLIB_TRACEBACK=1 in the environment errors pass unchanged.
     """
 
+    def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
+        if args is None:  # the process is this command; a caller who passes arguments has a process of its own
+            keep_freed_memory()
+        return super().main(args, *other, **options)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _one_line_errors():
+        with one_line_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        keep_freed_memory()
-        with _one_line_errors():
+        with one_line_errors():
             return super().invoke(ctx)
 
 
@@ -62,29 +70,83 @@ def _list_networks(ctx: click.Context, _param: click.Parameter, value: str | Non
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
+    """Raise as `OneLineError` what a user can do something about: wrong usage, OSError, ValueError unless it is a bug,
+    a lack of memory.
+
+    Other exceptions pass unchanged, and all of them with DNNLIB_TRACEBACK=1 in the environment.
+    """
     if os.environ.get("DNNLIB_TRACEBACK") == "1":
         yield
         return
     try:
         yield
     except click.ClickException as err:
-        raise OneLineError(_one_line(err.format_message())) from err
-    except OSError as err:
-        if err.errno == errno.EPIPE:  # the reader of our output went away; click ends quietly then
+        # An interrupt of an inner command keeps its exit code; a call without arguments prints the help.
+        if err.exit_code not in (1, 2) or type(err).__name__ == "NoArgsIsHelpError":
             raise
+        raise OneLineError(_one_line(err.format_message())) from err
+    except BrokenPipeError:  # the reader of our output went away; click ends quietly then
+        raise
+    except OSError as err:
         raise OneLineError(_one_line(_describe(err))) from err
     except ValueError as err:
-        raise OneLineError(_one_line(str(err)) or type(err).__name__) from err
+        if is_bug(err):
+            raise
+        raise OneLineError(_one_line(_describe(err)) + _hint(err)) from err
+    except (MemoryError, RuntimeError) as err:
+        if not is_lack_of_memory(err):
+            raise
+        advice = "out of memory: use a smaller batch or smaller images"
+        raise OneLineError(f"{advice} ({_one_line(str(err))[:200]})") from err
     except KeyboardInterrupt as err:
         raise Interrupted("Aborted") from err
 
 
-def _describe(err: OSError) -> str:
-    """`name: reason` instead of Python's `[Errno 2] reason: 'name'`."""
-    if err.strerror and err.filename is not None:
+def is_lack_of_memory(err: Exception) -> bool:
+    """Of Python and numpy, of a GPU, or of torch's tensors on the CPU?"""
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
+        return True
+    return "can't allocate memory" in str(err)
+
+
+def is_bug(err: ValueError) -> bool:
+    """Does it come from the code of a numeric library, which knows nothing of the user's input?"""
+    if _worker_message(err) is not None:
+        return False
+    frame = _innermost(err.__traceback__)
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return module.split(".")[0] in NUMERIC_LIBRARIES
+
+
+def _hint(err: ValueError) -> str:
+    """How to see where an error came from that no `raise` states: a conversion or an array operation failed."""
+    frame = _innermost(err.__traceback__)
+    if frame is None or type(err) is not ValueError or _worker_message(err) is not None:
+        return ""
+    operation = frame.tb_frame.f_code.co_code[frame.tb_lasti]
+    return "" if dis.opname[operation] == "RAISE_VARARGS" else " (DNNLIB_TRACEBACK=1 shows where)"
+
+
+def _innermost(traceback: TracebackType | None) -> TracebackType | None:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _describe(err: OSError | ValueError) -> str:
+    """`name: reason` instead of Python's `[Errno 2] reason: 'name'`; of a data loader's report the message alone."""
+    if isinstance(err, OSError) and err.strerror and err.filename is not None:
         return f"{os.fsdecode(err.filename)}: {err.strerror}"
-    return str(err) or type(err).__name__
+    return _worker_message(err) or str(err) or type(err).__name__
+
+
+def _worker_message(err: Exception) -> str | None:
+    """What went wrong in a process of torch's DataLoader, whose errors carry their traceback as text."""
+    text = str(err).strip()
+    if not re.match(r"Caught \w+ in DataLoader worker process", text):
+        return None
+    return text.splitlines()[-1].partition(": ")[2]
 
 
 def _one_line(text: str) -> str:

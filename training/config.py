@@ -7,6 +7,7 @@ that turns options into the tree of arguments. A plugin adds a `--cfg` of its ow
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import dnnlib
 from dnnlib import EasyDict
+from training.image_size import check_image_size
 from training.plugins import import_cfgs, import_metrics
+from training.trackers import check_trackers
 
 if TYPE_CHECKING:
     import click
@@ -120,7 +123,7 @@ class CfgExtension:
 
     name: str                                    # the value of --cfg
     options: Sequence[click.Option]              # further options of train.py; None must mean "not given"
-    spec: Callable[[int, int, str], CfgSpec]     # (resolution, number of GPUs, "cuda" or "cpu") -> defaults
+    spec: Callable[[int, int, str], CfgSpec]     # (side, see _cfg_spec, GPUs, "cuda" or "cpu") -> defaults
     # (tree, values of `options` by name, "cuda" or "cpu") -> (edited tree, parts of the run's name)
     edit: Callable[[EasyDict, dict[str, Any], str], tuple[EasyDict, list[str]]]
     # (networks of a file, networks of the run) -> what was not taken over, a line each; None where the tensors of both
@@ -209,6 +212,11 @@ class TrainOptions:
     nobench: bool | None = None
     allow_tf32: bool | None = None
     workers: int | None = None
+    batch_gpu: int | None = None
+    keep: int | None = None
+    keep_best: str | None = None
+    log: Sequence[str] | None = None
+    processes: int | None = None     # that a launcher has started; None: as many as --gpus says
 
     def __post_init__(self) -> None:
         self._check_general()
@@ -216,7 +224,9 @@ class TrainOptions:
 
     @property
     def num_gpus(self) -> int:
-        """Number of processes; the CPU counts as one."""
+        """Number of processes. Without a launcher, the CPU asked for by --gpus=0 counts as one."""
+        if self.processes is not None:
+            return self.processes
         return 1 if self.gpus is None else max(self.gpus, 1)
 
     @property
@@ -230,12 +240,15 @@ class TrainOptions:
         if self.gpus is not None:
             power_of_two = self.gpus >= 0 and self.gpus & (self.gpus - 1) == 0
             _require(power_of_two, "gpus", "must be a power of two, or 0 for the CPU", self.gpus)
+            rule = f"must be 0 for the CPU or {self.processes}, the number of processes that were launched"
+            _require(self.processes in (None, self.gpus) or self.gpus == 0, "gpus", rule, self.gpus)
         if self.seed is not None:
-            largest = 2**32 // self.num_gpus - 1  # every process seeds numpy with seed * gpus + rank
+            largest = 2**32 // self.num_gpus - 1  # as in StyleGAN2-ADA, where processes share the range
             _require(0 <= self.seed <= largest, "seed", f"must be between 0 and {largest}", self.seed)
-        for option, least in [("snap", 1), ("kimg", 1), ("batch", 1), ("subset", 1), ("workers", 1), ("freezed", 0)]:
+        positive = ("snap", "kimg", "batch", "batch_gpu", "keep", "subset", "workers")
+        for option, least in [*((option, 1) for option in positive), ("freezed", 0)]:
             value = getattr(self, option)
-            _require(value is None or value >= least, option, f"must be at least {least}", value)
+            _require(value is None or value >= least, _flag(option), f"must be at least {least}", value)
         if self.tick is not None:
             _require(0 < self.tick < math.inf, "tick", "must be more than 0", self.tick)
         if self.gamma is not None:
@@ -244,7 +257,12 @@ class TrainOptions:
             rule = f"must be a multiple of --gpus={self.num_gpus}"
             _require(self.batch % self.num_gpus == 0, "batch", rule, self.batch)
         _require_choice("cfg", self.cfg, cfg_names())
-        _check_metrics(self.metrics or [])
+        _check_metrics("metrics", self.metrics or [])
+        _check_metrics("keep-best", [self.keep_best] if self.keep_best is not None else [])
+        try:
+            check_trackers(self.log or [])
+        except ValueError as err:
+            raise UserError(str(err)) from err
 
     def _check_augmentation(self) -> None:
         _require_choice("aug", self.aug, AUGMENTATIONS)
@@ -259,7 +277,13 @@ class TrainOptions:
         _require(aug != "noaug" or self.augpipe is None, "augpipe", "cannot be given with --aug=noaug", self.augpipe)
 
 
-def _check_metrics(names: Sequence[str]) -> None:
+def _flag(option: str) -> str:
+    """Name of an option of train.py, by its keyword, as it is typed."""
+    extra = extension_options()
+    return extra[option].opts[0].lstrip("-") if option in extra else option.replace("_", "-")
+
+
+def _check_metrics(option: str, names: Sequence[str]) -> None:
     if not names:
         return  # the import below takes seconds
     from metrics import metric_main
@@ -267,7 +291,7 @@ def _check_metrics(names: Sequence[str]) -> None:
     import_metrics()
     known = ", ".join(metric_main.list_valid_metrics())
     for name in names:
-        _require(metric_main.is_valid_metric(name), "metrics", f"must be none or among {known}", name)
+        _require(metric_main.is_valid_metric(name), option, f"must be none or among {known}", name)
 
 
 def setup_training_loop_kwargs(**options: Any) -> tuple[str, EasyDict]:
@@ -304,16 +328,18 @@ def _check_extra_options(cfg: str, extra_options: dict[str, Any]) -> None:
     """Refuse an extension's option beside a cfg that does not know it."""
     for name, value in extra_options.items():
         owners = [e.name for e in _extensions.values() if name in [option.name for option in e.options]]
-        flag = extension_options()[name].opts[0].lstrip("-")
         rule = f"can only be given with --cfg={'|'.join(owners)}"
-        _require(value is None or cfg in owners, flag, rule, f"--cfg={cfg}")
+        _require(value is None or cfg in owners, _flag(name), rule, f"--cfg={cfg}")
 
 
-def _cfg_spec(cfg: str, resolution: int, opts: TrainOptions) -> CfgSpec:
+def _cfg_spec(cfg: str, resolution: int | list[int], opts: TrainOptions) -> CfgSpec:
+    """Rectangles [H, W] get the settings of the squares that are nearest in area and a power of two."""
+    from training.networks import nominal_side  # imports torch
+
     if cfg == "auto":
-        return auto_spec(resolution, opts.num_gpus)
+        return auto_spec(nominal_side(resolution), opts.num_gpus)
     if cfg in _extensions:
-        return _extensions[cfg].spec(resolution, opts.num_gpus, opts.device)
+        return _extensions[cfg].spec(nominal_side(resolution), opts.num_gpus, opts.device)
     return CFG_TABLE[cfg]
 
 
@@ -324,17 +350,18 @@ def _add_training_set(args: EasyDict, opts: TrainOptions) -> list[str]:
         with contextlib.closing(dnnlib.util.construct_class_by_name(**kwargs)) as dataset:
             name, count, (channels, height, width) = dataset.name, len(dataset), dataset.image_shape
             has_labels = dataset.has_labels
+        check_image_size(width, height, str(opts.data))
     except (OSError, ValueError) as err:
         raise UserError(f"--data: {err}") from err
-    square_power_of_two = height == width >= 8 and width & (width - 1) == 0
-    rule = "must hold square images with a power of two, at least 8, as side"
-    _require(square_power_of_two, "data", rule, f"{width}x{height}")
-    _require(channels in (1, 3), "data", "must hold gray or RGB images", f"{channels} channels in {opts.data}")
+    side = min(width, height)
+    _require(side >= 8, "data", "must hold images of at least 8 pixels along each side", f"{width}x{height}")
+    _require(channels in (1, 3, 4), "data", "must hold gray, RGB or RGBA images", f"{channels} channels in {opts.data}")
     filters = opts.aug != "noaug" and "imgfilter" in AUGPIPES[opts.augpipe or "bgc"]
-    _require(not filters or width > 21, "augpipe", "filters images of more than 21 pixels only", opts.augpipe)
+    _require(not filters or side > 21, "augpipe", "filters images of more than 21 pixels only", opts.augpipe)
     _require(has_labels or not opts.cond, "cond", "needs labels in dataset.json", f"none in {opts.data}")
 
-    kwargs.update(resolution=width, max_size=count, xflip=bool(opts.mirror))
+    resolution = width if width == height else [height, width]
+    kwargs.update(resolution=resolution, max_size=count, xflip=bool(opts.mirror))
     if opts.subset is not None:
         _require(opts.subset <= count, "subset", f"must be at most the {count} images of {opts.data}", opts.subset)
         if opts.subset < count:
@@ -388,6 +415,19 @@ def _add_run_settings(args: EasyDict, opts: TrainOptions) -> None:
     args.metrics = ["fid50k_full"] if opts.metrics is None else list(opts.metrics)
     if opts.tick is not None:
         args.kimg_per_tick = opts.tick
+    _add_keeping(args, opts)
+
+
+def _add_keeping(args: EasyDict, opts: TrainOptions) -> None:
+    """Which snapshots stay, and who is told of the statistics."""
+    if opts.keep is not None:
+        args.keep = opts.keep
+    if opts.keep_best is not None:
+        args.keep_best = opts.keep_best
+        if opts.keep_best not in args.metrics:
+            args.metrics.append(opts.keep_best)
+    if opts.log:
+        args.trackers = list(opts.log)
 
 
 def _override_schedule(args: EasyDict, opts: TrainOptions) -> list[str]:
@@ -402,6 +442,9 @@ def _override_schedule(args: EasyDict, opts: TrainOptions) -> list[str]:
         args.batch_size = opts.batch
         args.batch_gpu = opts.batch // opts.num_gpus
         parts.append(f"batch{opts.batch}")
+    if opts.batch_gpu is not None:
+        args.batch_gpu = opts.batch_gpu
+        parts.append(f"batchgpu{opts.batch_gpu}")
     share, group = args.batch_gpu, args.D_kwargs.epilogue_kwargs.mbstd_group_size
     rule = f"must give every GPU at most {group} images or a multiple of {group} (minibatch standard deviation)"
     _require(share % min(group, share) == 0, "batch", rule, f"{share} per GPU")
@@ -425,7 +468,7 @@ def _add_transfer(args: EasyDict, opts: TrainOptions) -> list[str]:
     parts = []
     if opts.resume == "noresume":
         parts.append("noresume")
-    elif opts.resume is not None:
+    elif opts.resume not in (None, "latest"):
         known = opts.resume in RESUME_FILES
         args.resume_pkl = f"{TRANSFER_URL}/{RESUME_FILES[opts.resume]}" if known else opts.resume
         args.ada_kimg = 100     # a trained network needs p sooner
@@ -451,3 +494,75 @@ def _set_performance(args: EasyDict, opts: TrainOptions) -> None:
         args.cudnn_benchmark = False
     if opts.allow_tf32:
         args.allow_tf32 = True
+
+
+# Options that may change while a run is under way, and the arguments of the training loop that they decide; nothing of
+# what is learned depends on these. The tree has more of them: where the run lives, and what suits its device.
+RUN_OPTIONS = ("gpus", "processes", "data", "kimg", "snap", "metrics", "workers", "keep", "keep_best", "log")
+RUN_SETTINGS = ("num_gpus", "device", "total_kimg", "image_snapshot_ticks", "network_snapshot_ticks", "metrics",
+                "data_loader_kwargs", "keep", "keep_best", "trackers", "preview_size", "run_dir")
+
+
+def changeable_options() -> list[str]:
+    """Names of the options that a run which carries on takes, as they are typed."""
+    return [f"--{_flag(name)}" for name in RUN_OPTIONS if name != "processes"]
+
+
+def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
+    """Arguments of a run that carries on: as they were, but for what the options say.
+
+    args: as the run was started with.  options: of train.py, by keyword; None = not given.
+    Raises UserError for an option that would change what is learned.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        rule = f"cannot be given for a run that carries on, only {', '.join(changeable_options())} can"
+        _require(name in RUN_OPTIONS, _flag(name), rule, value)
+    args = copy.deepcopy(args)
+    opts = TrainOptions(**{"data": args.training_set_kwargs.path, **given})
+    if {"gpus", "processes"} & given.keys():
+        args.num_gpus = opts.num_gpus
+    if opts.gpus is not None:
+        args.pop("device", None)
+    if opts.gpus == 0:
+        args.device = "cpu"
+    if opts.kimg is not None:
+        args.total_kimg = opts.kimg
+    if opts.snap is not None:
+        args.image_snapshot_ticks = args.network_snapshot_ticks = opts.snap
+    if opts.metrics is not None:
+        args.metrics = list(opts.metrics)
+    if opts.workers is not None:
+        args.data_loader_kwargs.num_workers = opts.workers
+    _add_keeping(args, opts)
+    args.training_set_kwargs.path = opts.data
+    _check_same_data(args.training_set_kwargs)
+    return args
+
+
+def _check_same_data(training_set_kwargs: EasyDict) -> None:
+    """Raise UserError unless the data set is there and holds as many images as the run began with."""
+    kwargs = {key: value for key, value in training_set_kwargs.items() if key not in ("max_size", "xflip")}
+    try:
+        with contextlib.closing(dnnlib.util.construct_class_by_name(**kwargs)) as dataset:
+            count = len(dataset)
+    except (OSError, ValueError) as err:
+        raise UserError(f"--data: {err}") from err
+    expected = training_set_kwargs.get("max_size")
+    _require(expected is None or count >= expected, "data", f"must hold the {expected} images of the run", count)
+
+
+def summary(desc: str, args: EasyDict) -> str:
+    """One line that says what will be trained on what."""
+    from training.networks import side_lengths  # imports torch
+
+    data = args.training_set_kwargs
+    height, width = side_lengths(data.resolution)
+    on_cpu = training_device(args.get("device") == "cpu") == "cpu"
+    count = args.num_gpus
+    where = f"{count} GPU{'s' * (count > 1)}" if not on_cpu else f"{count} CPU processes" if count > 1 else "the CPU"
+    mirrored = " and their mirror images" if data.xflip else ""
+    return (
+        f"{desc}: {args.total_kimg} kimg from {data.max_size} images{mirrored} of "
+        f"{width}x{height} in {data.path}, batch {args.batch_size}, on {where}"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.dataset import Dataset
 from training.plugins import import_plugins
+from training.step import AdaController, TrainingState, make_phases
 
 
 def choose_device(device: torch.device | str | None, rank: int) -> torch.device:
@@ -42,7 +42,10 @@ def configure_torch(random_seed: int, cudnn_benchmark: bool, allow_tf32: bool) -
 
 
 def load_metrics(metrics: Sequence[str], rank: int) -> ModuleType | None:
-    """The module `metrics.metric_main` after a check of names and detectors; None if there are no names."""
+    """The module `metrics.metric_main` after a check of names and detectors; None if there are no names.
+
+    Raises OSError, which says where a file belongs, if a metric needs a detector that cannot be had.
+    """
     if not metrics:
         return None
     import_plugins()  # they bring metrics of their own
@@ -54,16 +57,8 @@ def load_metrics(metrics: Sequence[str], rank: int) -> ModuleType | None:
         if not metric_main.is_valid_metric(metric):
             raise ValueError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {metric}")
         if rank == 0:
-            fetch_detector(metric)
+            metric_main.fetch_detector(metric)
     return metric_main
-
-
-def fetch_detector(metric: str) -> None:
-    """Raise OSError, which says where the file belongs, if a stock metric's feature detector cannot be had."""
-    detectors = importlib.import_module("metrics.detectors")
-    for pattern, url in [(r"(fid|kid|is)\d.*", detectors.INCEPTION_URL), (r"(pr|ppl)[\d_].*", detectors.VGG16_URL)]:
-        if re.fullmatch(pattern, metric):
-            detectors.fetch(url)
 
 
 def load_training_set(training_set_kwargs: Mapping[str, Any], verbose: bool) -> Dataset:
@@ -80,7 +75,8 @@ def build_networks(
 ) -> tuple[Any, Any, Any]:
     """Generator and discriminator in training mode, and a copy of the generator in eval mode; gradients are off."""
     common: dict[str, Any] = dict(
-        c_dim=training_set.label_dim, img_resolution=training_set.resolution, img_channels=training_set.num_channels)
+        c_dim=training_set.label_dim, img_resolution=training_set.img_resolution,
+        img_channels=training_set.num_channels)
     G, D = (
         dnnlib.util.construct_class_by_name(**kwargs, **common).train().requires_grad_(False).to(device)
         for kwargs in (G_kwargs, D_kwargs)
@@ -97,6 +93,35 @@ def build_augment_pipe(
     pipe = dnnlib.util.construct_class_by_name(**augment_kwargs).train().requires_grad_(False).to(device)
     pipe.p.fill_(augment_p)
     return pipe
+
+
+def make_state(
+    training_set: Dataset,
+    device: torch.device,
+    G_kwargs: Mapping[str, Any],
+    D_kwargs: Mapping[str, Any],
+    G_opt_kwargs: Mapping[str, Any],
+    D_opt_kwargs: Mapping[str, Any],
+    loss_kwargs: Mapping[str, Any],
+    batch_size: int,
+    augment_kwargs: Mapping[str, Any] | None = None,
+    augment_p: float = 0,
+    ada_target: float | None = None,
+    ada_interval: int = 4,
+    ada_kimg: float = 500,
+    G_reg_interval: int | None = 4,
+    D_reg_interval: int | None = 16,
+) -> TrainingState:
+    """Networks, loss, optimizers and augmentation before the first step; the arguments are those of `training_loop`."""
+    G, D, G_ema = build_networks(training_set, G_kwargs, D_kwargs, device)
+    augment_pipe = build_augment_pipe(augment_kwargs, augment_p, ada_target, device)
+    ada = None
+    if augment_pipe is not None and ada_target is not None:
+        ada = AdaController(augment_pipe, ada_target, batch_size, ada_interval, ada_kimg)
+    loss = dnnlib.util.construct_class_by_name(
+        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe, **loss_kwargs)
+    phases = make_phases(G, D, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device)
+    return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada)
 
 
 @torch.no_grad()

@@ -30,18 +30,27 @@ def setup_snapshot_image_grid(
     Without labels the images are random ones. With labels every row shows one label.
     Returns (columns, rows), images uint8 [N, C, H, W] and labels float32 [N, label_dim].
     """
+    grid_size, indices = choose_grid(training_set, random_seed)
+    return grid_size, *load_items(training_set, indices)
+
+
+def choose_grid(training_set: Dataset, random_seed: int) -> tuple[tuple[int, int], np.ndarray]:
+    """(columns, rows) of `setup_snapshot_image_grid`, and which items it shows, row by row [N]."""
     _, height, width = training_set.image_shape
     columns = int(np.clip(7680 // width, 7, 32))
     rows = int(np.clip(4320 // height, 4, 32))
     rnd = np.random.RandomState(random_seed)
     if training_set.has_labels:
-        indices = rows_by_label(training_set, columns, rows, rnd)
-    else:
-        order = np.arange(len(training_set))
-        rnd.shuffle(order)
-        indices = [int(order[i % len(order)]) for i in range(columns * rows)]
-    images, labels = zip(*(training_set[i] for i in indices))
-    return (columns, rows), np.stack(images), np.stack(labels)
+        return (columns, rows), np.array(rows_by_label(training_set, columns, rows, rnd))
+    order = np.arange(len(training_set))
+    rnd.shuffle(order)
+    return (columns, rows), np.resize(order, columns * rows)
+
+
+def load_items(training_set: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, C, H, W] and labels float32 [N, label_dim] of these items."""
+    images, labels = zip(*(training_set[int(i)] for i in indices))
+    return np.stack(images), np.stack(labels)
 
 
 def rows_by_label(training_set: Dataset, columns: int, rows: int, rnd: np.random.RandomState) -> list[int]:
@@ -95,9 +104,8 @@ class PreviewGrid:
         random_seed: int = 0,
         largest_grid: Sequence[int] | None = None,        # columns, rows; None: what setup_snapshot_image_grid chooses
     ):
-        grid_size, images, labels = setup_snapshot_image_grid(training_set, random_seed=random_seed)
-        self.grid_size, images, labels = crop_grid(grid_size, images, labels, largest_grid)
-        self.reals = images
+        self.grid_size, indices = crop_grid(*choose_grid(training_set, random_seed), largest_grid)
+        self.reals, labels = load_items(training_set, indices)
         generator = torch.Generator().manual_seed(random_seed)
         self._z = torch.randn([len(labels), z_dim], generator=generator).to(device).split(batch_size)
         self._c = torch.from_numpy(labels).to(device).split(batch_size)
@@ -114,16 +122,15 @@ class PreviewGrid:
 
 
 def crop_grid(
-    grid_size: tuple[int, int], images: np.ndarray, labels: np.ndarray, largest: Sequence[int] | None
-) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-    """The upper left part of a grid that has at most `largest` columns and rows."""
+    grid_size: tuple[int, int], indices: np.ndarray, largest: Sequence[int] | None
+) -> tuple[tuple[int, int], np.ndarray]:
+    """The upper left part of a grid of items that has at most `largest` columns and rows."""
     if largest is None:
-        return grid_size, images, labels
+        return grid_size, indices
     columns, rows = (min(size, limit) for size, limit in zip(grid_size, largest))
     if columns < 1 or rows < 1:
         raise ValueError(f"the preview grid must have at least one column and row, got {largest[0]}x{largest[1]}")
-    kept = np.arange(grid_size[0] * grid_size[1]).reshape(grid_size[1], grid_size[0])[:rows, :columns].ravel()
-    return (columns, rows), images[kept], labels[kept]
+    return (columns, rows), indices.reshape(grid_size[1], grid_size[0])[:rows, :columns].ravel()
 
 
 def network_snapshot(

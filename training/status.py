@@ -1,11 +1,11 @@
-"""What a run tells about itself at every tick: a line on the console, `stats.jsonl` and TensorBoard's event file."""
+"""What a run tells about itself at every tick: a line on the console, `stats.jsonl`, and what trackers take."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -14,6 +14,7 @@ import torch
 import dnnlib
 from torch_utils import training_stats
 from training.step import TrainingState
+from training.trackers import close_trackers, open_trackers
 
 GIB = 2**30
 
@@ -41,20 +42,30 @@ class TickReporter:
     """Keeps the time of the ticks, and reports each on the console and to the files of the run folder.
 
     All processes call every method, since statistics are summed over them; only rank 0 prints and writes. Use it in a
-    `with` statement, or call `close()`, so that the event file is complete.
+    `with` statement, or call `close()`, so that the trackers are complete.
     """
 
-    def __init__(self, run_dir: str, device: torch.device, rank: int = 0, start_time: float | None = None):
-        self.tick = 0
+    def __init__(
+        self,
+        run_dir: str,
+        device: torch.device,
+        rank: int = 0,
+        start_time: float | None = None,        # of this process's work on the run; None: now
+        trackers: Sequence[str] = (),           # of `training.trackers`, beside TensorBoard
+        saved: Mapping[str, Any] | None = None,  # a `state_dict` to go on from
+    ):
+        self.tick = 0                           # number of the current or next tick
         self._run_dir = run_dir
         self._device = device
         self._is_first = rank == 0
         self._stats = training_stats.Collector(regex=".*")
-        self._events = open_event_file(run_dir) if self._is_first else None
-        self._tick_time = time.time()
+        self._trackers = open_trackers(run_dir, trackers) if self._is_first else []
+        self._tick_time = time.time()           # when the current tick began; between two, when the former ended
         self._tick_nimg = 0
         self._start_time = self._tick_time if start_time is None else start_time
         self._maintenance = self._tick_time - self._start_time  # seconds before this tick in which no step was taken
+        if saved is not None:
+            self._load(saved)
 
     def __enter__(self) -> TickReporter:
         return self
@@ -63,17 +74,30 @@ class TickReporter:
         self.close()
 
     def close(self) -> None:
-        """Finish the event file."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Finish what the trackers write."""
+        close_trackers(self._trackers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on with the current tick. All call `training_stats.synchronise` before."""
+        now = time.time()
+        return dict(
+            tick=self.tick, tick_nimg=self._tick_nimg, tick_sec=now - self._tick_time, total_sec=now - self._start_time,
+            maintenance_sec=self._maintenance, stats=self._stats.state_dict())
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; the time between does not count, that of this process so far does."""
+        self.tick, self._tick_nimg = saved["tick"], saved["tick_nimg"]
+        self._tick_time -= saved["tick_sec"]
+        self._start_time -= saved["total_sec"]
+        self._maintenance += saved["maintenance_sec"]
+        self._stats.load_state_dict(saved["stats"])
 
     def tick_is_due(self, nimg: int, kimg_per_tick: float) -> bool:
         """The first tick ends with the first step, later ones after so many thousand images."""
         return self.tick == 0 or nimg - self._tick_nimg >= kimg_per_tick * 1000
 
-    def end_tick(self, state: TrainingState) -> None:
-        """Report progress, times and resources as statistics, and print them as one line."""
+    def end_tick(self, state: TrainingState) -> int:
+        """Report progress, times and resources as statistics, and print them as one line. Returns the tick's number."""
         now = time.time()
         total, seconds = now - self._start_time, now - self._tick_time
         kimg, tick_kimg = state.cur_nimg / 1000, (state.cur_nimg - self._tick_nimg) / 1000
@@ -81,6 +105,7 @@ class TickReporter:
             "Progress/tick": self.tick,
             "Progress/kimg": kimg,
             "Progress/augment": augment_strength(state),
+            "Progress/skipped_steps": state.skipped_steps,
             "Timing/sec_per_tick": seconds,
             "Timing/sec_per_kimg": seconds / tick_kimg,
             "Timing/maintenance_sec": self._maintenance,
@@ -96,30 +121,34 @@ class TickReporter:
             training_stats.report0(f"Timing/{phase.name}", phase.timer.take_milliseconds())
         if self._is_first:
             print(format_tick(values))
-        self._tick_time = now
+        self.tick += 1
+        self._tick_time, self._tick_nimg, self._maintenance = now, state.cur_nimg, 0
+        return self.tick - 1
 
-    def write_stats(self, nimg: int, metrics: Mapping[str, float]) -> None:
-        """Append everything reported since the previous tick to the files; `metrics` go to the event file only."""
+    def write_stats(self, nimg: int) -> None:
+        """Append everything reported since the previous tick to the files."""
         self._stats.update()
         if not self._is_first:
             return
-        now = time.time()
         stats = self._stats.as_dict()
-        with open(os.path.join(self._run_dir, "stats.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(stats, timestamp=now)) + "\n")
-        if self._events is not None:
-            scalars = {name: value.mean for name, value in stats.items()}
-            scalars |= {f"Metrics/{name}": value for name, value in metrics.items()}
-            for name, value in scalars.items():
-                self._events.add_scalar(name, value, global_step=nimg // 1000, walltime=now - self._start_time)
-            self._events.flush()
+        path = os.path.join(self._run_dir, "stats.jsonl")
+        with dnnlib.util.naming(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(stats, timestamp=time.time())) + "\n")
+        self._track({name: value.mean for name, value in stats.items()}, nimg)
 
-    def start_tick(self, nimg: int) -> None:
+    def write_metrics(self, nimg: int, metrics: Mapping[str, float]) -> None:
+        """Tell the trackers the results of metrics."""
+        self._track({f"Metrics/{name}": value for name, value in metrics.items()}, nimg)
+
+    def _track(self, scalars: Mapping[str, float], nimg: int) -> None:
+        for tracker in self._trackers if scalars else ():
+            tracker.log(scalars, nimg, time.time() - self._start_time)
+
+    def start_tick(self) -> None:
         """Training goes on."""
         now = time.time()
-        self._maintenance = now - self._tick_time
-        self._tick_time, self._tick_nimg = now, nimg
-        self.tick += 1
+        self._maintenance += now - self._tick_time
+        self._tick_time = now
 
 
 def augment_strength(state: TrainingState) -> float:
@@ -134,13 +163,3 @@ def take_peak_gpu_memory(device: torch.device) -> int:
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     return peak
-
-
-def open_event_file(run_dir: str) -> Any:
-    """A TensorBoard writer, or None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, if it is there at all
-    except ImportError:
-        print("TensorBoard is not installed: no event files are written.")
-        return None
-    return SummaryWriter(run_dir)

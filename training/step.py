@@ -1,4 +1,8 @@
-"""One optimisation step: its phases, gradients, moving average and augmentation strength.
+"""One optimisation step: its phases, gradients, running means, moving average and augmentation strength.
+
+The images of a batch are dealt to `batch_size / batch_gpu` parts: image i belongs to part i modulo their number. A part
+passes through the networks at once and has random numbers of its own; part k is the work of process k modulo the
+number of processes. So a step depends on the batch and on its parts, but not on how many processes share them.
 
 Shapes: N images of a batch on this process.
 """
@@ -7,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +25,7 @@ from torch_utils import misc, training_stats
 from training.batches import TrainingData
 from training.loss import Loss
 
-LARGEST_GRADIENT = 1e5  # infinities are replaced by it
+MOST_SKIPPED_STEPS = 20  # in a row, after which a run ends: its networks will not recover
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class StepOptions:
     """What stays the same in every step."""
 
     batch_size: int = 4              # images per step, all processes together
-    batch_gpu: int = 4               # images that one process handles at a time; more are accumulated in rounds
+    batch_gpu: int = 4               # images of a part: one process handles them at a time
     num_gpus: int = 1                # number of processes
     rank: int = 0                    # which of them this is
     random_seed: int = 0
@@ -49,7 +54,7 @@ class StepOptions:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of accumulation per phase."""
+        """Parts of a batch that this process handles, one after the other."""
         return self.local_batch // self.batch_gpu
 
 
@@ -117,21 +122,21 @@ class AdaController:
         self.target = target
         self.interval = interval
         self.p_step = batch_size * interval / (kimg * 1000)
-        self._signs = training_stats.Collector(regex="Loss/signs/real")
+        self.signs = training_stats.Collector(regex="Loss/signs/real")
 
     def update(self, num_steps: int) -> None:
         """Change p if it is time to, `num_steps` being the number of steps taken so far."""
         if num_steps % self.interval != 0:
             return
-        self._signs.update()
-        excess = self._signs["Loss/signs/real"] - self.target
+        self.signs.update()
+        excess = self.signs["Loss/signs/real"] - self.target
         if math.isfinite(excess):  # NaN where nothing was reported or the discriminator broke down: leave p
             self.augment_pipe.p.add_(float(np.sign(excess)) * self.p_step).clamp_(min=0)
 
 
 @dataclasses.dataclass
 class TrainingState:
-    """Everything that a step changes. What is random in a step follows from (seed, rank, cur_nimg)."""
+    """Everything that a step changes. What is random in a step follows from the seed and from `cur_nimg`."""
 
     G: Any                     # the networks, of the classes that the options name
     D: Any
@@ -142,67 +147,129 @@ class TrainingState:
     ada: AdaController | None
     cur_nimg: int = 0          # real images seen, all processes together
     batch_idx: int = 0         # steps taken
+    skipped_steps: int = 0     # those of them that had a phase without an optimizer step
+    skipped_in_a_row: int = 0
+
+    def running_means(self) -> list[torch.Tensor]:
+        """What forward passes move towards the batch: the mean style of G, the mean path length of the loss."""
+        means = [buffer for name, buffer in self.G.named_buffers() if name.split(".")[-1] == "w_avg"]
+        return [*means, self.loss.pl_mean] if hasattr(self.loss, "pl_mean") else means
 
 
 def train_step(state: TrainingState, data: TrainingData, options: StepOptions) -> None:
-    """Run all phases that are due, then update the moving average and the strength of the augmentation."""
-    seed_step(options.random_seed, options.rank, state.cur_nimg)
-    real_img, real_c = data.next_batch()
-    for phase in state.phases:
-        if state.batch_idx % phase.interval == 0:
-            gen_z = torch.randn([options.local_batch, state.G.z_dim], device=real_img.device)
-            gen_c = data.random_labels(options.local_batch)
-            rounds = zip(*(x.split(options.batch_gpu) for x in (real_img, real_c, gen_z, gen_c)))
-            run_phase(phase, state.loss, rounds, options)
+    """Run all phases that are due, then update the moving average and the strength of the augmentation.
 
-    update_ema(state.G_ema, state.G, ema_decay(options, state.cur_nimg))
+    A phase whose gradients are not finite changes nothing, and the moving average then waits for the next step. Raises
+    ValueError after `MOST_SKIPPED_STEPS` such steps in a row.
+    """
+    seed_draws(options.random_seed, state.cur_nimg, 0, options.rank)  # for data sets that draw at random
+    real_img, real_c = data.next_batch()
+    taken = [
+        run_phase(state, number, real_img, real_c, data, options)
+        for number, phase in enumerate(state.phases) if state.batch_idx % phase.interval == 0
+    ]
+    if all(taken):
+        update_ema(state.G_ema, state.G, ema_decay(options, state.cur_nimg))
+        state.skipped_in_a_row = 0
+    else:
+        state.skipped_steps += 1
+        state.skipped_in_a_row += 1
     state.cur_nimg += options.batch_size
     state.batch_idx += 1
     if state.ada is not None:
         state.ada.update(state.batch_idx)
+    if state.skipped_in_a_row >= MOST_SKIPPED_STEPS:
+        raise ValueError(f"losses or gradients must be finite, they were not in {state.skipped_in_a_row} steps in a "
+                         f"row, the last at {state.cur_nimg / 1000:.1f} kimg")
 
 
-def seed_step(random_seed: int, rank: int, nimg: int) -> None:
-    """Set the random state of numpy and torch to one that follows from its arguments alone."""
-    numpy_seed, torch_seed = np.random.SeedSequence([random_seed % 2**64, rank, nimg]).generate_state(2)
+def seed_draws(random_seed: int, nimg: int, purpose: int, index: int) -> None:
+    """Set the random state of Python, numpy and torch to one that follows from the arguments alone.
+
+    purpose: 0 for reading data, k + 1 for phase k.  index: of the process that reads, of the part of the batch.
+    """
+    key = [random_seed % 2**64, nimg, purpose, index]
+    python_seed, numpy_seed, torch_seed = np.random.SeedSequence(key).generate_state(3).tolist()
+    random.seed(python_seed)
     np.random.seed(numpy_seed)
-    torch.manual_seed(int(torch_seed))
+    torch.manual_seed(torch_seed)
 
 
 def run_phase(
-    phase: Phase, loss: Loss, rounds: Iterable[tuple[torch.Tensor, ...]], options: StepOptions
-) -> None:
-    """Accumulate the gradients of one phase and take an optimizer step. A round: real_img, real_c, gen_z, gen_c."""
+    state: TrainingState,
+    number: int,             # of the phase
+    real_img: torch.Tensor,  # [N, C, H, W]
+    real_c: torch.Tensor,    # [N, c_dim]
+    data: TrainingData,
+    options: StepOptions,
+) -> bool:
+    """Accumulate the gradients of one phase and take an optimizer step. False, and no step, if they are not finite."""
+    phase = state.phases[number]
+    means = SharedMeans(state.running_means())
     with phase.timer:
         phase.opt.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
-        for i, (real_img, real_c, gen_z, gen_c) in enumerate(rounds):
-            loss.accumulate_gradients(
-                phase=phase.name, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
-                sync=(i == options.num_rounds - 1), gain=phase.interval,
+        for i in range(options.num_rounds):
+            seed_draws(options.random_seed, state.cur_nimg, number + 1, options.rank + i * options.num_gpus)
+            state.loss.accumulate_gradients(
+                phase=phase.name, real_img=real_img[i :: options.num_rounds], real_c=real_c[i :: options.num_rounds],
+                gen_z=torch.randn([options.batch_gpu, state.G.z_dim], device=real_img.device),
+                gen_c=data.random_labels(options.batch_gpu), sync=(i == options.num_rounds - 1), gain=phase.interval,
             )
+            means.end_part()
         phase.module.requires_grad_(False)
-        finish_gradients(phase.module.parameters(), options.num_gpus, options.num_rounds)
-        phase.opt.step()
+        grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
+        finite = average_parts(grads + means.sums, options.num_gpus, options.num_rounds)
+        means.end_phase(keep=not finite)
+        if finite:
+            phase.opt.step()
         phase.opt.zero_grad(set_to_none=True)  # frees the memory for the phases to come
+    return finite
+
+
+class SharedMeans:
+    """Makes running means independent of how a batch is split.
+
+    Every part of the batch moves them from where they were before the phase; where a phase leaves them is the mean over
+    its parts, which `average_parts` turns `sums` into.
+    """
+
+    def __init__(self, means: list[torch.Tensor]):
+        self._means = means
+        self._before = [mean.clone() for mean in means]
+        self.sums = [torch.zeros_like(mean) for mean in means]
+
+    def end_part(self) -> None:
+        """Another part has passed through the networks."""
+        for mean, before, total in zip(self._means, self._before, self.sums):
+            total.add_(mean)
+            mean.copy_(before)
+
+    def end_phase(self, keep: bool) -> None:
+        """Take over the mean over all parts, unless the old values are to be kept."""
+        for mean, total in zip(self._means, self.sums):
+            if not keep:
+                mean.copy_(total)
 
 
 @torch.no_grad()
-def finish_gradients(params: Iterable[torch.nn.Parameter], num_gpus: int = 1, num_rounds: int = 1) -> None:
-    """Turn sums over rounds and processes into means, NaN into 0 and infinities into +-1e5, in place.
+def average_parts(sums: Sequence[torch.Tensor], num_gpus: int = 1, num_rounds: int = 1) -> bool:
+    """Turn sums over the parts of a batch on this process into means over all parts, in place.
 
-    The mean makes a step independent of how its batch was split; the loss averages over its own part only.
+    Returns whether they are finite, which is the same on every process. On a GPU this waits for the phase to finish.
     """
-    grads = [param.grad for param in params if param.grad is not None]
-    if num_gpus > 1 and grads:
-        sum_over_processes(grads)
-    for grad in grads:
-        if num_gpus * num_rounds > 1:
-            grad.div_(num_gpus * num_rounds)
-        torch.nan_to_num(grad, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT, out=grad)
+    if not sums:
+        return True
+    if num_gpus > 1:
+        sum_over_processes(sums)
+    if num_gpus * num_rounds > 1:
+        for total in sums:
+            total.div_(num_gpus * num_rounds)
+    # Their sum is finite only if all are. One that overflows, of numbers near 1e38, is no gradient to take either.
+    return bool(torch.stack([total.sum() for total in sums]).isfinite().all())
 
 
-def sum_over_processes(tensors: list[torch.Tensor]) -> None:
+def sum_over_processes(tensors: Sequence[torch.Tensor]) -> None:
     """Replace every tensor by its sum over all processes, in one message."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(flat)

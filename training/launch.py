@@ -1,0 +1,186 @@
+"""Starting a run: in a new folder or in one that exists, with the options that hold, in its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dnnlib
+from dnnlib import EasyDict
+from training import config, construction, processes, run_state
+from training.cli import OneLineError, one_line_errors
+from training.place import Place
+from training.plugins import import_plugins
+from training.run_folders import OPTIONS_FILE, is_in_use, make_run_dir, record, recorded_args, sole_use
+from training.step import StepOptions
+
+SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
+
+
+def launch(prepare: Callable[[], EasyDict], place: Place | None, num_processes: int, on_cpu: bool) -> None:
+    """Train.
+
+    prepare: makes the run's folder ready and returns the arguments of the training loop; called once.
+    place: that of this process, if a launcher has started it and the others; otherwise they are started here.
+    Errors that end a run with a saved state tell how to resume it.
+    """
+    if place is None:
+        args = prepare()
+        with resume_hint(args, place):
+            processes.start(train_process, num_processes, args, on_cpu)
+        return
+    device = processes.choose_device(place, on_cpu)
+    with processes.connected(place, device):
+        args = processes.compute_first(place, prepare)
+        with resume_hint(args, place), processes.named_loss():
+            train_process(place, args)
+    if place.num_processes > 1:
+        processes.leave()
+
+
+def train_process(place: Place, args: EasyDict) -> None:
+    """The work of one process. The first one keeps the log and says what happens."""
+    from training import training_loop
+
+    import_plugins()  # a process that was just started knows none
+    if place.num_processes > 1:
+        args = EasyDict(args, device=str(processes.choose_device(place, args.get("device") == "cpu")))
+    if place.rank != 0:
+        training_loop.training_loop(rank=place.rank, **args)
+        return
+    log_path = os.path.join(args.run_dir, "log.txt")
+    with (
+        dnnlib.util.naming(args.run_dir),
+        sole_use(args.run_dir),
+        dnnlib.util.Logger(log_path, file_mode="a", should_flush=True),
+    ):
+        print(json.dumps(args, indent=2))
+        print(config.summary(os.path.basename(args.run_dir), args))
+        print(f"Run folder: {args.run_dir}")
+        is_complete = training_loop.training_loop(rank=0, **args)
+        if not is_complete:
+            print(f"To resume: {resume_command(args, place)}")
+
+
+def new_run(desc: str, args: EasyDict, outdir: str) -> EasyDict:
+    """Create a run folder below `outdir`. What can be checked is checked before."""
+    resume = args.get("resume_pkl")
+    if resume and not dnnlib.util.is_url(resume, allow_file_urls=True) and not os.path.isfile(resume):
+        known = ", ".join(config.RESUME_FILES)
+        raise config.UserError(
+            f"--resume must be an existing file, a URL, noresume, latest or one of {known}, got {resume}")
+    check(args, outdir)
+    return record(args, make_run_dir(outdir, desc))
+
+
+def continued_run(args: EasyDict, run_dir: str) -> EasyDict:
+    """Carry on the run in this folder from its newest state. One that has not come as far as a snapshot starts over."""
+    check(args, run_dir)
+    with sole_use(run_dir):
+        if not run_state.state_paths(run_dir):
+            if any(name.startswith("network-snapshot-") for name in os.listdir(run_dir)):
+                raise config.UserError(f"{run_dir} holds networks but no training state to carry on from; "
+                                       "--resume=PKL starts a new run from a network")
+            for name in run_state.growing_files(run_dir):
+                os.remove(os.path.join(run_dir, name))
+        return EasyDict(record(args, run_dir), resume_run=True)
+
+
+def latest_run(
+    desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str, is_restart: bool = False
+) -> EasyDict:
+    """Carry on the run with these options that has the newest state below `outdir`; a new run if there is no state.
+
+    desc, args: of a new run with these options of train.py.
+    is_restart: by a launcher that has lost a process, perhaps before there was any state.
+    Otherwise raises UserError if there are states, but only of runs with other options.
+    """
+    refusals = []
+    for run_dir in runs_with_state(outdir):
+        recorded = recorded_args(run_dir)
+        difference = first_difference(recorded, args, options)
+        if difference is not None:
+            refusals.append(f"{run_dir} has another {difference}")
+        elif is_in_use(run_dir):
+            refusals.append(f"{run_dir} is still running")
+        else:
+            settings = {name: args[name] for name in config.RUN_SETTINGS if name in args}
+            kept = {name: value for name, value in recorded.items() if name not in config.RUN_SETTINGS}
+            return continued_run(EasyDict(kept, **settings), run_dir)
+    if refusals and not is_restart:
+        raise config.UserError(f"--resume=latest found no run with these options that could carry on: {refusals[0]}")
+    print(f"There is no training state below {outdir}: a new run starts.")
+    return new_run(desc, args, outdir)
+
+
+def check(args: EasyDict, outdir: str) -> None:
+    """Raise ValueError or OSError for what would stop the run before its first step."""
+    if os.path.exists(outdir) and not os.path.isdir(outdir):
+        raise config.UserError(f"--outdir must be a folder, got {outdir}")
+    StepOptions(args.batch_size, args.batch_gpu, args.num_gpus)
+    construction.load_metrics(args.metrics, rank=0)  # fetches the files that metrics need
+
+
+def runs_with_state(outdir: str) -> list[str]:
+    """Run folders that hold a state, the newest state first: `outdir` itself or folders in it."""
+    if not os.path.isdir(outdir):
+        return []
+    folders = [outdir, *(entry.path for entry in os.scandir(outdir) if entry.is_dir())]
+    newest = {
+        folder: max(map(os.path.getmtime, run_state.state_paths(folder)), default=None)
+        for folder in folders if os.path.isfile(os.path.join(folder, OPTIONS_FILE))
+    }
+    dated = [(time, folder) for folder, time in newest.items() if time is not None]
+    return [folder for _, folder in sorted(dated, reverse=True)]
+
+
+def first_difference(recorded: EasyDict, args: EasyDict, options: Mapping[str, Any]) -> str | None:
+    """What a run learns otherwise than a new one with these options, as `name value, not value`; None if nothing.
+
+    The number of processes is no difference, so the options are read for that of the recorded run.
+    """
+    if recorded.num_gpus != args.num_gpus:
+        on_cpu = 0 if options.get("gpus") == 0 else None
+        try:
+            _, args = config.setup_training_loop_kwargs(**{**options, "gpus": on_cpu, "processes": recorded.num_gpus})
+        except config.UserError:
+            return f"number of processes, {recorded.num_gpus}, for which these options do not hold"
+    theirs, ours = flatten(recorded), flatten(json.loads(json.dumps(args)))
+    for name in sorted(theirs.keys() | ours.keys()):
+        here, there = theirs.get(name), ours.get(name)
+        if name == "training_set_kwargs.path":
+            here, there = os.path.abspath(str(here)), os.path.abspath(str(there))
+        if name.split(".")[0] not in config.RUN_SETTINGS and here != there:
+            return f"{name}, {json.dumps(here)} and not {json.dumps(there)}"
+    return None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> dotted name -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def resume_command(args: EasyDict, place: Place | None) -> str:
+    """What to type to carry on with a run."""
+    is_spread = place is not None and place.local_size < place.num_processes
+    launcher = "torchrun <its options on each machine>" if is_spread else "python"
+    return f"{launcher} {shlex.quote(os.path.relpath(SCRIPT))} --outdir={shlex.quote(args.run_dir)} --continue"
+
+
+@contextlib.contextmanager
+def resume_hint(args: EasyDict, place: Place | None) -> Iterator[None]:
+    """Add the command that resumes to an error of one line, if there is a state to resume from."""
+    try:
+        with one_line_errors():
+            yield
+    except OneLineError as err:
+        if place is not None and place.rank > 0 or not run_state.state_paths(args.run_dir):
+            raise
+        raise OneLineError(f"{err.message}; to resume: {resume_command(args, place)}") from err
