@@ -28,6 +28,17 @@ def seeded() -> None:
 
 
 @pytest.fixture(scope="session")
+def half_on_cpu() -> None:
+    """Skips the test where torch is too old for half precision on the CPU."""
+    x = torch.ones([1, 1, 4, 4], dtype=torch.float16)
+    try:
+        torch.nn.functional.conv2d(x, x)
+        torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+    except RuntimeError as err:
+        pytest.skip(f"this torch cannot do it on the CPU: {err}")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with reference numbers and real images that lies beside the checkout, if it does."""
     path = ROOT.parent / "shared"

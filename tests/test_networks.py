@@ -61,6 +61,7 @@ def test_modulated_convolution_is_differentiable_twice():
     assert gradgradcheck(layer, inputs)
 
 
+@pytest.mark.usefixtures("half_on_cpu")
 def test_half_precision_modulation_does_not_overflow():
     x, weight, styles = normal(2, 64, 8, 8), 1e3 * normal(4, 64, 3, 3, seed=1), 1e3 * normal(2, 64, seed=2)
     y = networks.modulated_conv2d(x.half(), weight, styles, padding=1)

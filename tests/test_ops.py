@@ -184,8 +184,10 @@ def test_plain_convolutions_equal_torch_inside_and_outside_the_context():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_operation_keeps_the_number_format(dtype):
+def test_every_operation_keeps_the_number_format(dtype, request):
     """Loose tolerance: bfloat16 has eight bits of mantissa."""
+    if dtype == torch.float16:
+        request.getfixturevalue("half_on_cpu")
     x, w, b = normal(1, 4, 8, 8), normal(4, 4, 3, 3, seed=1) / 6, normal(4, seed=2)
     f = upfirdn2d.setup_filter([1, 3, 3, 1])
     operations = [

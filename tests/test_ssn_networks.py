@@ -131,6 +131,7 @@ def test_spatial_modulation_is_differentiable_twice():
         assert gradgradcheck(layer, inputs)
 
 
+@pytest.mark.usefixtures("half_on_cpu")
 def test_half_precision_spatial_modulation_does_not_overflow():
     x, weight, styles = normal(2, 64, 8, 8), 1e3 * normal(4, 64, 3, 3, seed=1), 1e3 * normal(2, 64, 4, 4, seed=2)
     expected = ssn.spatially_modulated_conv2d(x, weight, styles, demodulation="separable")
@@ -139,6 +140,7 @@ def test_half_precision_spatial_modulation_does_not_overflow():
     torch.testing.assert_close(actual.float(), expected, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.usefixtures("half_on_cpu")
 @pytest.mark.parametrize("method", ["exact", "separable", "constant"])
 def test_half_precision_blend_equals_single_precision_at_the_mask_border(method):
     """The two halves of a blend differ in scale; what prevents overflow must cancel all the same."""

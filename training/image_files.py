@@ -79,6 +79,8 @@ def decode_image(data: bytes, problem: str) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(io.BytesIO(data))
         image.load()
+        if image.mode == "I" and image.format == "PNG":   # older Pillows widen 16-bit gray
+            return image.convert("I;16")
         return image
     except PIL.UnidentifiedImageError as err:
         raise OSError(f"{problem}: not an image that Pillow knows") from err

@@ -66,7 +66,7 @@ def connected(place: Place, device: torch.device, init_method: str = "env://") -
 
 
 def leave(exit_code: int = 0) -> NoReturn:
-    """End one of several processes. The threads of gloo abort about one in forty that leave through their destructors."""
+    """End one of several processes. Of those that leave through gloo's destructors, its threads abort one in forty."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

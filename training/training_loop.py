@@ -28,7 +28,7 @@ from training.snapshot import (
     setup_snapshot_image_grid,
 )
 from training.status import TickReporter
-from training.step import StepOptions, TrainingState, share_weights, train_step
+from training.step import StepOptions, TrainingState, seed_draws, share_weights, train_step
 from training.stopping import StopSignals
 from training.training_plot import draw_training_plot
 
@@ -102,6 +102,7 @@ def training_loop(
         if rank == 0:
             construction.print_summaries(state.G, state.D, batch_gpu, device)
 
+    seed_draws(random_seed, state.cur_nimg, 0, rank)  # worker processes of the data loader take their seeds from here
     data = TrainingData(training_set, options.local_batch, device, rank, num_gpus, random_seed, data_loader_kwargs,
                         start=state.cur_nimg)
     plan = Plan(run_dir, training_set_kwargs, metrics, total_kimg, kimg_per_tick, image_snapshot_ticks,

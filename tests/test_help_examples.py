@@ -1,0 +1,281 @@
+"""Every example of every --help runs, and every option of every command is used in a run that succeeds.
+
+Both in a folder that holds the files which the examples name, with tiny networks and data sets. Options at the end of
+a line make it quick where the example means hours of work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import json
+import re
+import shlex
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import PIL.Image
+import pytest
+from bad_inputs import WORKING
+from click.testing import CliRunner
+from metric_fixtures import write_detectors
+from network_file_helpers import discriminator, generator, snapshot
+
+from metrics import detectors
+from ssn_plugin import host, launch, transfer
+from training import network_export
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = list(WORKING)
+# Command -> options that cut its work short.
+SHORTER = {
+    "train": "--dry-run",
+    "plugin train": "--dry-run",
+    "dataset_tool": "--max-images=2",
+    "projector": "--num-steps=1 --candidates=2 --detectors=detectors",
+    "calc_metrics": "--metrics=rfid2_full,ssn_distortion2 --gpus=0",
+    "plugin metrics": "--metrics=ssn_distortion2",
+}
+# Command -> lines that use every option, but for those of its examples.
+RUNS = {
+    "train": [
+        "--outdir=runs --data=labelled.zip --cfg=ssn --dry-run --gpus=0 --snap=1 --tick=1 --metrics=none --keep=2 "
+        "--seed=1 --keep-best=rfid2_full --log=wandb --cond=1 --subset=3 --mirror=1 --gamma=1 --kimg=1 --batch=4 "
+        "--batch-gpu=2 --aug=fixed --p=0.2 --augpipe=bg --freezed=1 --fp32=1 --nhwc=1 --nobench=1 --allow-tf32=1 "
+        "--workers=1 --blocks=2x2 --lambda=10 --diversity=0.1 --diversity-cap=0.2 --distortion-interval=2 "
+        "--distortion-reduction=sum --encoder=gated --encoder-init=zero --style-resolution=8 --block-dim=16 "
+        "--channels=8 --style-mixing=0.5",
+        "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
+        "--trust-pickle",
+        "--outdir=started --continue --kimg=2 --dry-run",
+    ],
+    "generate": [
+        "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
+        "--resample-layers=coarse --variant-seed=3 --outdir=edit --device=cpu --trust-pickle",
+        "--network=network-snapshot.pkl --recipe=edit/seed0001-recipe.json --pick=0 --resample-mask=mask.png "
+        "--variants=1 --outdir=edit2",
+        "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --resample-noise --variants=1 --outdir=noise",
+        "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --transplant-from=2 --outdir=transplant",
+        "--network=labelled.pkl --seeds=1 --class=1 --outdir=labelled",
+        "--network=network-snapshot.pkl --seeds=1,2 --interpolate=2 --space=z --loop --fps=2 --outdir=film",
+        "--network=network-snapshot.pkl --seeds=1 --trunc-grid=0,1 --outdir=grid",
+        "--network=network-snapshot.pkl --projected-w=w.npz --outdir=projected",
+    ],
+    "dataset_tool": [
+        "--source=photos --dest=a.zip --max-images=1 --resize-filter=box --transform=center-crop --width=16 --height=8 "
+        "--force-channels=1 --subfolders-as-labels --skip-bad --workers=1",
+        "--source=castles --dest=b.zip --max-images=1 --resolution=8x8 --seed=3",
+    ],
+    "calc_metrics": [
+        "--network=network-snapshot.pkl --metrics=ppl4_wend,ls4 --data=castles.zip --mirror=1 --gpus=0 --verbose=0 "
+        "--seed=1 --batch=1 --detectors=detectors --classifiers=classifier.pt --ppl-histogram --outdir=results --json "
+        "--cache=0 --trust-pickle",
+    ],
+    "legacy": ["--source=network-snapshot.pkl --dest=half.pkl --force-fp16=1 --trust-pickle"],
+    "projector": [
+        "--network=labelled.pkl --class=1 --target=photo.png --num-steps=1 --seed=1 --save-video=0 --outdir=proj "
+        "--loss=mse --candidates=2 --w-plus --fit-noise=0 --device=cpu --trust-pickle",
+    ],
+    "style_mixing": [
+        "--network=labelled.pkl --class=1 --rows=1 --cols=2 --styles=0 --trunc=0.5 --noise-mode=none --outdir=mix "
+        "--device=cpu --trust-pickle",
+    ],
+    "plugin transfer": [
+        "stylegan2.pkl more.pkl --blocks=2x2 --encoder=gated --encoder-init=random --style-resolution=8 "
+        "--seed=3 --trust-pickle",
+    ],
+    "plugin convert": ["network-snapshot.pkl trusted.pkl --trust-pickle"],
+    "plugin generate": [
+        "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
+        "--resample-layers=coarse --variant-seed=3 --outdir=pedit --device=cpu --trust-pickle",
+        "--network=network-snapshot.pkl --recipe=pedit/seed0001-recipe.json --pick=0 --resample-mask=mask.png "
+        "--variants=1 --outdir=pedit2",
+        "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --resample-noise --variants=1 --outdir=pnoise",
+        "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --transplant-from=2 --outdir=ptransplant",
+        "--network=labelled-ssn.pkl --seeds=1 --class=1 --outdir=plabelled",
+    ],
+    "plugin metrics": [
+        "--network=network-snapshot.pkl --metrics=ssn_distortion2 --data=castles.zip --mirror=1 --gpus=1 --verbose=0 "
+        "--trust-pickle",
+    ],
+    "plugin doctor": ["--cfg=ssn --resolution=16 --gpus=0 --batch=4 --outdir=runs"],
+}
+RUNS["plugin train"] = RUNS["train"]
+
+
+def main_of(command: str) -> tuple[Any, list[str]]:
+    """The click command of a script, and the words that choose its sub-command."""
+    script, _, sub = command.partition(" ")
+    return importlib.import_module("ssn_plugin.cli" if script == "plugin" else script).main, [sub] if sub else []
+
+
+def run(command: str, line: str):
+    main, sub = main_of(command)
+    result = CliRunner().invoke(main, [*sub, *shlex.split(line)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    # Two exit codes are answers: results that cannot be compared, a machine that will not do.
+    fine = (0, 1) if command.endswith((" report", " doctor")) else (0,)
+    assert result.exit_code in fine, f"{line}: {result.output}"
+    return result
+
+
+def options_of(command: str) -> set[str]:
+    main, sub = main_of(command)
+    if command == "plugin train":  # hands everything on to the host's
+        return options_of("train")
+    chosen = main.commands[sub[0]] if sub else main
+    return {max(param.opts, key=len) for param in chosen.params if isinstance(param, click.Option)}
+
+
+def examples_of(command: str) -> list[str]:
+    """What follows `Examples:` at the end of --help."""
+    main, sub = main_of(command)
+    text = CliRunner().invoke(main, [*sub, "--help"]).stdout
+    assert "Examples:\n" in text, f"the help of {command} has no examples"
+    return [line.strip() for line in text.rpartition("Examples:\n")[2].splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Statistics and hashes of detectors are noted elsewhere than in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(detectors, "_hashes", {})
+        patch.setattr(detectors, "_detector_dir", None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with every file that the examples and the lines above name."""
+    folder = tmp_path_factory.mktemp("examples")
+    rnd = np.random.RandomState(0)
+    for name in ("photo.png", "photos/sea/0.png", "photos/town/0.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(rnd.randint(256, size=[40, 60, 3], dtype=np.uint8)).save(path)
+    PIL.Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(folder / "mask.png")
+    run("dataset_tool", f"--source=castles --dest={folder / 'castles.zip'} --max-images=3 --resolution=32x32")
+    for i in range(4):
+        (folder / "classes" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(rnd.randint(256, size=[32, 32, 3], dtype=np.uint8)).save(
+            folder / "classes" / str(i % 2) / f"{i}.png")
+    run("dataset_tool", f"--source={folder / 'classes'} --dest={folder / 'labelled.zip'} --subfolders-as-labels")
+    (folder / "started").mkdir()
+    options = run("train", f"--outdir=runs --data={folder / 'castles.zip'} --gpus=0 --metrics=none --dry-run").stdout
+    (folder / "started" / "training_options.json").write_text(options)
+    write_networks(folder)
+    write_detectors(folder / "detectors")
+    shutil.copy(write_classifier(folder), folder / "classifier.pt")
+    line = dict(results=dict(fid50k_full=9.0), metric="fid50k_full", snapshot_pkl="network-snapshot-000001.pkl")
+    for name in ("run1/metric-fid50k_full.jsonl", "run2/metric-fid50k_full.jsonl", "baseline.jsonl", "changed.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(line) + "\n")
+    return folder
+
+
+def write_networks(folder):
+    data = dict(class_name="training.dataset.ImageFolderDataset", path=str(folder / "castles.zip"))
+    plain = snapshot(generator(resolution=32), discriminator(resolution=32))
+    networks, _ = transfer.transfer_networks(plain, [[4, 4]])
+    for name in ("network-snapshot", "ssn"):
+        network_export.save_networks({**networks, "training_set_kwargs": data}, folder / f"{name}.pkl")
+    for name in ("network-snapshot-001000", "stylegan2", "stylegan2-ffhq-config-f"):
+        network_export.save_networks({**plain, "training_set_kwargs": data}, folder / f"{name}.pkl")
+    labelled = snapshot(generator(c_dim=3, resolution=32), discriminator(c_dim=3, resolution=32))
+    network_export.save_networks(labelled, folder / "labelled.pkl")
+    network_export.save_networks(transfer.transfer_networks(labelled, [[4, 4]])[0], folder / "labelled-ssn.pkl")
+    np.savez(folder / "w.npz", w=np.zeros([1, networks["G_ema"].num_ws, networks["G_ema"].w_dim], dtype=np.float32))
+    (folder / "release").mkdir()
+
+
+def write_classifier(folder):
+    """A file that --classifiers takes."""
+    import torch
+    from metric_fixtures import save_torchscript
+
+    class Brightness(torch.nn.Module):
+        def forward(self, img: torch.Tensor) -> torch.Tensor:
+            return img.mean(dim=[1, 2, 3])[:, None]
+
+    return save_torchscript(Brightness(), folder / "brightness.pt")
+
+
+@pytest.fixture
+def in_folder(folder, monkeypatch):
+    """The examples are run here, and the library of --log=wandb seems to be installed."""
+    monkeypatch.chdir(folder)
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_two_commands_that_run(command, in_folder):
+    examples = examples_of(command)
+    assert len(examples) == 2
+    script, _, sub = command.partition(" ")
+    start = "python -m ssn_plugin" if script == "plugin" else f"python {script}.py"
+    start = f"{start} {sub}" if sub else start
+    for example in examples:
+        if command == "plugin train":  # in this host, the help and the examples are those of train.py
+            example = example.replace("python train.py", start)
+        assert example.startswith(start + " ") or example == start
+        sub_of_another = re.match(r"python calc_metrics.py report (.*)", example)  # an example of the group shows it
+        if sub_of_another and command == "calc_metrics":
+            run("calc_metrics report", sub_of_another[1])
+        else:
+            run(command, f"{example.removeprefix(start)} {SHORTER.get(command, '')}")
+
+
+def test_the_help_of_the_plugin_and_of_its_training_elsewhere_ends_with_two_commands_that_run(in_folder):
+    for example in examples_of("plugin"):
+        command, _, rest = example.removeprefix("python -m ssn_plugin ").partition(" ")
+        run(f"plugin {command}", rest)
+    lines = [line.strip() for line in launch.EPILOG.splitlines()[2:]]
+    assert len(lines) == 2
+    for line in lines:
+        run("plugin train", f"{line.removeprefix('python -m ssn_plugin train ')} --dry-run")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_used_in_a_run_that_succeeds(command, in_folder):
+    lines = RUNS.get(command, [])
+    for line in lines:
+        run(command, line)
+    words = " ".join([*lines, *examples_of(command), SHORTER.get(command, "")]).split()
+    used = {word.partition("=")[0] for word in words}
+    assert options_of(command) - used == set(), "options that no test uses"
+
+
+def test_every_command_is_among_them():
+    plugin = importlib.import_module("ssn_plugin.cli").main.commands
+    assert {f"plugin {name}" for name in plugin} <= set(COMMANDS)
+    assert host.train_command() is main_of("train")[0]
+
+
+def documented_options() -> dict[str, list[str]]:
+    """Script -> options in the tables of docs/training.md, as often as they are there."""
+    text = (ROOT / "docs" / "training.md").read_text()
+    section = re.search(r"^## Options\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    train, _, others = section[1].partition("### The other scripts")
+    first_cells = [line.split("|")[1] for line in train.splitlines() if line.startswith("| `-")]
+    tables = {"train": " ".join(first_cells)}
+    tables |= {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)\.py` (.*)$", others, re.MULTILINE)}
+    return {script: re.findall(r"`(--[\w-]+)`", cells) for script, cells in tables.items()}
+
+
+def test_the_tables_of_options_name_each_option_of_each_script_once():
+    documented = documented_options()
+    assert documented.keys() == {command for command in COMMANDS if " " not in command}
+    for script, options in documented.items():
+        assert len(set(options)) == len(options), script
+        assert set(options) == options_of(script), script
