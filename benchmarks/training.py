@@ -116,7 +116,7 @@ def benchmark_data(folder: Path, cfg: str, repeats: int) -> None:
 
 
 def benchmark_snapshot(folder: Path, repeats: int) -> None:
-    """How long training waits for a snapshot of the networks of --cfg=auto at 256 pixels, and how long writing takes."""
+    """How long training waits for a snapshot of --cfg=auto at 256 pixels, and how long that is written."""
     state, data, options = make_training(write_images(folder / "data256.zip", 256), cfg="auto", batch=1)
     take_steps((state, data, options), num=1)  # fills the optimizers
     copies, writes, size = [], [], 0
