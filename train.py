@@ -103,7 +103,6 @@ def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None
     Writes network snapshots, sample images, statistics and the state to resume from to a new folder below --outdir.
     """
     place = launched_place()
-    is_restart = place is not None and place.restarts > 0
     options["processes"] = place.num_processes if place is not None else None
     if continue_run:
         desc, args = outdir, config.change_run_settings(recorded_args(outdir), **options)
@@ -118,8 +117,10 @@ def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None
 
     if continue_run:
         prepare = functools.partial(launch.continued_run, args, outdir)
-    elif options["resume"] == "latest" or is_restart:
-        prepare = functools.partial(launch.latest_run, desc, args, options, outdir, is_restart)
+    elif options["resume"] == "latest":
+        prepare = functools.partial(launch.latest_run, desc, args, options, outdir)
+    elif place is not None and place.restarts > 0:
+        prepare = functools.partial(launch.restarted_run, desc, args, options, outdir)
     else:
         prepare = functools.partial(launch.new_run, desc, args, outdir)
     launch.launch(prepare, place, args.num_gpus, on_cpu=args.get("device") == "cpu")

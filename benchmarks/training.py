@@ -4,8 +4,8 @@
     python benchmarks/training.py --only=snapshot
 
 Steps are those of `train.py --cfg=ssn` on one core unless another --cfg is given. Where nothing waits for a disk or for
-another process, times are those of computing, which other programs on the machine add little to. Everything that is
-compared runs in turns, and a ratio is the median of the ratios of the turns.
+another process, times are those of computing, which other programs on the machine add little to. What is compared runs
+in turns, and a ratio is the median of the ratios of the turns.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def share_steps(place: Place, argument: tuple[Path, str, Path]) -> None:
 def benchmark_processes(folder: Path, cfg: str, repeats: int) -> None:
     """Speed of one process on one core against that of two on two, which share the same batch.
 
-    The last column counts the time for which a process was computing. On a machine that does nothing else it says the
-    same as the one before; where other programs take their share of the cores, only this one means anything.
+    Compared are the fastest turns, and in the last column the times for which a process was computing, which show the
+    work that sharing adds also where other programs take their share of the cores.
     """
     path = write_images(folder / "data32.zip", 32)
 
@@ -176,9 +176,10 @@ def benchmark_processes(folder: Path, cfg: str, repeats: int) -> None:
     turns = [(run(1), run(2)) for _ in range(repeats)]
     click.echo("\nProcesses, one core each, 32x32      images/s   x one (at least 1.6)   x one by computing time")
     for i, name in enumerate(["one", "two"]):
-        wall, computed = (ratio([one[k] for one, _ in turns], [turn[i][k] for turn in turns]) for k in range(2))
-        speed = LAZY_CYCLE * 16 / min(turn[i][0] for turn in turns)
-        click.echo(f"  {name:32s} {speed:9.1f} {wall:9.2f} {computed:35.2f}")
+        fastest = [min(turn[k][0] for turn in turns) for k in range(2)]
+        computed = ratio([one[1] for one, _ in turns], [turn[i][1] for turn in turns])
+        speed = LAZY_CYCLE * 16 / fastest[i]
+        click.echo(f"  {name:32s} {speed:9.1f} {fastest[0] / fastest[i]:9.2f} {computed:35.2f}")
 
 
 @click.command(cls=Command)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from torch_utils.misc import InfiniteSampler
 from training import batches
-from training.batches import TrainingData
+from training.batches import DataError, TrainingData, named_worker_loss
 from training.dataset import Dataset
 
 CPU = torch.device("cpu")
@@ -74,6 +77,16 @@ def test_processes_share_the_stream_of_one(source):
     assert [n for pair in zip(*halves) for n in pair] == single
 
 
+@pytest.mark.parametrize("num_gpus", [1, 2])
+def test_the_order_goes_on_where_it_was_left(source, num_gpus):
+    def served(start, num_batches):
+        return [drawn(TrainingData(Numbered(), 8 // num_gpus, CPU, rank, num_gpus, start=start), num_batches)
+                for rank in range(num_gpus)]
+
+    whole, rest = served(0, 9), served(48, 3)  # 6 batches of 8 on all processes together
+    assert rest == [numbers[6 * 8 // num_gpus :] for numbers in whole]
+
+
 def test_a_batch_may_be_larger_than_the_data_set(source):
     assert set(drawn(TrainingData(Numbered(3), 16, CPU, data_loader_kwargs=LOADER_KWARGS), 1)) == {0, 1, 2}
 
@@ -125,3 +138,47 @@ def test_only_a_gpu_gets_worker_processes_and_pinned_memory():
     kwargs = dict(LOADER_KWARGS, timeout=7)
     assert batches.loader_options(kwargs, CPU) == dict(timeout=7)
     assert batches.loader_options(kwargs, torch.device("cuda")) == kwargs
+
+
+class Fragile(Numbered):
+    """Ends its process, or only the image, when item 5 is read."""
+
+    def __init__(self, end):
+        super().__init__(20)
+        self.end = end
+
+    def _load_raw_image(self, raw_idx):
+        if raw_idx == 5:
+            self.end()
+        return super()._load_raw_image(raw_idx)
+
+
+def raise_error():
+    raise FileNotFoundError(2, "No such file or directory", "photos/5.png")
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize(("end", "num_workers", "text"), [
+    (raise_error, 0, r"\[Errno 2\] No such file or directory: 'photos/5.png'"),
+    (raise_error, 1, r"FileNotFoundError: \[Errno 2\] No such file or directory: 'photos/5.png'"),
+    (kill, 1, r"DataLoader worker \(pid.* (exited unexpectedly|is killed by signal: Killed\. )"),
+])
+def test_an_image_or_a_worker_that_is_gone_is_one_line(monkeypatch, end, num_workers, text):
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(batches, "loader_options", lambda kwargs, device: dict(num_workers=num_workers))
+    data = TrainingData(Fragile(end), 20, CPU)
+    with pytest.raises(DataError) as caught:
+        for _ in range(5):
+            data.next_batch()
+    assert re.fullmatch(f"cannot read the training set numbered: {text}", str(caught.value))
+
+
+def test_a_worker_that_dies_while_something_else_is_computed_is_one_line_too():
+    with pytest.raises(OSError, match="cannot read the training set: DataLoader worker .*"), named_worker_loss():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="shapes"), named_worker_loss():
+        raise RuntimeError("shapes cannot be multiplied")

@@ -196,7 +196,7 @@ def test_a_worker_killed_under_torchrun_costs_nothing(tmp_path):
 
     options = options_of_a_short_run(tmp_path / "broken", tmp_path / "data.zip")
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3",
          "--monitor-interval=0.1", "train.py", *options, "--gpus=0"],
         cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for_ticks(tmp_path / "broken", 4, launcher)

@@ -25,7 +25,8 @@ def pins() -> list[Requirement]:
 
 
 def files_of_the_project() -> list[Path]:
-    ignored = {".git", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "__pycache__"}
+    ignored = {".git", ".venv", ".venv-oldest", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis",
+               "__pycache__"}
     if (ROOT / ".git").exists() and shutil.which("git"):
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -323,6 +323,18 @@ def test_under_a_launcher_the_number_of_processes_is_its(folder, monkeypatch):
                              "got 2\n")
 
 
+def test_a_run_that_a_launcher_restarts_goes_on_in_its_folder(started, calls, monkeypatch):
+    assert run("--outdir=out", *OPTIONS, "--kimg=3").exit_code == 0     # the same again, lost before its first state
+    assert run("--outdir=out", *OPTIONS, "--gamma=9").exit_code == 0    # another one
+    calls.clear()
+    for name, value in dict(RANK=0, WORLD_SIZE=1, TORCHELASTIC_RESTART_COUNT=1).items():
+        monkeypatch.setenv(name, str(value))
+    assert run("--outdir=out", *OPTIONS, "--kimg=3").exit_code == 0
+    assert run("--outdir=out", *OPTIONS, "--gamma=8").exit_code == 0    # lost before it had a folder
+    folders = [os.path.basename(call["run_dir"])[:5] for call in calls]
+    assert folders == ["00001", "00003"] and [call.get("resume_run", False) for call in calls] == [True, False]
+
+
 def test_several_processes_are_started_with_what_one_would_get(folder, calls, monkeypatch):
     monkeypatch.setattr(launch.processes, "start", lambda *args: calls.append(args))
     assert run("--outdir=out", "--data=photos", "--metrics=none", "--gpus=2", "--batch=8").exit_code == 0

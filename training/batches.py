@@ -5,6 +5,7 @@ Shapes: N images of a batch on this process, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,17 @@ MEMORY_LIMIT = 2**30  # bytes of pixels and labels up to which a data set is dec
 
 class DataError(OSError):
     """The next batch could not be read. Nothing of the training has changed since the step before."""
+
+
+@contextlib.contextmanager
+def named_worker_loss() -> Iterator[None]:
+    """Turn torch's report of a dead worker process, which may interrupt any computation, into an OSError."""
+    try:
+        yield
+    except RuntimeError as err:
+        if not str(err).startswith("DataLoader worker"):
+            raise
+        raise OSError(f"cannot read the training set: {err}") from err
 
 
 class TrainingData:

@@ -90,30 +90,32 @@ def continued_run(args: EasyDict, run_dir: str) -> EasyDict:
         return EasyDict(record(args, run_dir), resume_run=True)
 
 
-def latest_run(
-    desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str, is_restart: bool = False
-) -> EasyDict:
+def latest_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str) -> EasyDict:
     """Carry on the run with these options that has the newest state below `outdir`; a new run if there is no state.
 
-    desc, args: of a new run with these options of train.py.
-    is_restart: by a launcher that has lost a process, perhaps before there was any state.
-    Otherwise raises UserError if there are states, but only of runs with other options.
+    desc, args: of a new run with these options of train.py. Raises UserError if other options made all the states.
     """
     refusals = []
     for run_dir in runs_with_state(outdir):
-        recorded = recorded_args(run_dir)
-        difference = first_difference(recorded, args, options)
-        if difference is not None:
-            refusals.append(f"{run_dir} has another {difference}")
-        elif is_in_use(run_dir):
-            refusals.append(f"{run_dir} is still running")
-        else:
-            settings = {name: args[name] for name in config.RUN_SETTINGS if name in args}
-            kept = {name: value for name, value in recorded.items() if name not in config.RUN_SETTINGS}
-            return continued_run(EasyDict(kept, **settings), run_dir)
-    if refusals and not is_restart:
+        try:
+            carried_on = with_settings(run_dir, args, options)
+        except config.UserError as err:
+            refusals.append(str(err))
+            continue
+        if not is_in_use(run_dir):
+            return continued_run(carried_on, run_dir)
+        refusals.append(f"{run_dir} is still running")
+    if refusals:
         raise config.UserError(f"--resume=latest found no run with these options that could carry on: {refusals[0]}")
     print(f"There is no training state below {outdir}: a new run starts.")
+    return new_run(desc, args, outdir)
+
+
+def restarted_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str) -> EasyDict:
+    """Carry on the run that a launcher has started before it lost a process: the last one with these options."""
+    for run_dir in sorted(run_folders(outdir), reverse=True):
+        with contextlib.suppress(config.UserError):
+            return continued_run(with_settings(run_dir, args, options), run_dir)
     return new_run(desc, args, outdir)
 
 
@@ -125,17 +127,32 @@ def check(args: EasyDict, outdir: str) -> None:
     construction.load_metrics(args.metrics, rank=0)  # fetches the files that metrics need
 
 
-def runs_with_state(outdir: str) -> list[str]:
-    """Run folders that hold a state, the newest state first: `outdir` itself or folders in it."""
+def run_folders(outdir: str) -> list[str]:
+    """`outdir` itself or folders in it, as far as they are those of runs."""
     if not os.path.isdir(outdir):
         return []
     folders = [outdir, *(entry.path for entry in os.scandir(outdir) if entry.is_dir())]
-    newest = {
-        folder: max(map(os.path.getmtime, run_state.state_paths(folder)), default=None)
-        for folder in folders if os.path.isfile(os.path.join(folder, OPTIONS_FILE))
-    }
-    dated = [(time, folder) for folder, time in newest.items() if time is not None]
-    return [folder for _, folder in sorted(dated, reverse=True)]
+    return [folder for folder in folders if os.path.isfile(os.path.join(folder, OPTIONS_FILE))]
+
+
+def runs_with_state(outdir: str) -> list[str]:
+    """Those of the run folders that hold a state, the newest state first."""
+    times = {folder: [os.path.getmtime(path) for path in run_state.state_paths(folder)]
+             for folder in run_folders(outdir)}
+    return sorted((folder for folder in times if times[folder]), key=lambda folder: max(times[folder]), reverse=True)
+
+
+def with_settings(run_dir: str, args: EasyDict, options: Mapping[str, Any]) -> EasyDict:
+    """Arguments of a recorded run with the settings of a new one, `args` from `options`, that may change on the way.
+
+    Raises UserError, which names the first difference, unless both learn the same.
+    """
+    recorded = recorded_args(run_dir)
+    difference = first_difference(recorded, args, options)
+    if difference is not None:
+        raise config.UserError(f"{run_dir} has another {difference}")
+    kept = {name: value for name, value in recorded.items() if name not in config.RUN_SETTINGS}
+    return EasyDict(kept, **{name: args[name] for name in config.RUN_SETTINGS if name in args})
 
 
 def first_difference(recorded: EasyDict, args: EasyDict, options: Mapping[str, Any]) -> str | None:

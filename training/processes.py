@@ -24,12 +24,12 @@ from typing import Any, NoReturn
 import torch
 
 from torch_utils import training_stats
+from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
 from training.place import Place
 
 TIMEOUT = datetime.timedelta(hours=1)  # for the others: one process may hash a data set or compute a metric alone
 GRACE = 30                             # seconds that processes have to finish writing when another one has ended
-
 
 Job = Callable[[Place, Any], None]  # (place, argument); a function at the top of its module
 
@@ -150,6 +150,7 @@ def start(job: Job, num_processes: int, argument: Any, on_cpu: bool = False) -> 
 
 def _work(rank: int, job: Job, num_processes: int, folder: str, argument: Any, on_cpu: bool) -> None:
     """One of the processes that `start` starts; the reason of a failure goes to a file."""
+    keep_freed_memory()
     place = Place(rank, num_processes, rank, num_processes)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // num_processes, 1))

@@ -15,7 +15,7 @@ import torch
 
 import dnnlib
 from torch_utils import misc, training_stats
-from training import construction, processes, run_state
+from training import batches, construction, processes, run_state
 from training.batches import DataError, TrainingData
 from training.live_line import LiveLine
 from training.saving import BackgroundWriter, BestSnapshot, prune
@@ -116,6 +116,7 @@ def training_loop(
         LiveLine(plan.total_nimg, enabled=(rank == 0)) as live,
         BackgroundWriter() as writer,
         StopSignals() as stop,
+        batches.named_worker_loss(),
     ):
         run = Run(plan, state, data, options, metric_main, preview, best, reporter, live, writer, stop)
         run.begin(saved)
