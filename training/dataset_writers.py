@@ -27,6 +27,8 @@ def open_writer(dest: str) -> contextlib.AbstractContextManager[Writer]:
     After an error everything is as it was before. Raises `OSError` if `dest` is taken: a zip is replaced, a folder must
     be empty or new.
     """
+    if not dest:  # it would name the current folder
+        raise OSError("the destination must be a folder or a .zip file, got an empty name")
     is_zip = os.path.splitext(dest)[1].lower() == ".zip"
     if is_zip and os.path.isdir(dest):
         raise OSError(f"destination {dest} must be a file, it is a folder")
