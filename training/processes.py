@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -58,11 +59,45 @@ def connected(place: Place, device: torch.device, init_method: str = "env://") -
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with named_loss():
+        store = _store(place, init_method)
         torch.distributed.init_process_group(
-            backend, init_method=init_method, rank=place.rank, world_size=place.num_processes, timeout=TIMEOUT)
+            backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=TIMEOUT)
         training_stats.init_multiprocessing(rank=place.rank, sync_device=device)
         yield
         anywhere(False)  # gloo may end a process whose peer leaves before it is done
+
+
+def _store(place: Place, init_method: str) -> torch.distributed.Store:
+    """Where the processes learn each other's addresses: keys that no earlier processes of the run have written."""
+    store, _, _ = next(torch.distributed.rendezvous(init_method, place.rank, place.num_processes, timeout=TIMEOUT))
+    store.set_timeout(TIMEOUT)
+    return torch.distributed.PrefixStore(agree_on_name(store, place), store)
+
+
+def agree_on_name(store: torch.distributed.Store, place: Place) -> str:
+    """A new name, the same in all processes that call this at a time.
+
+    torchrun keeps its store when it restarts the processes, so each may find what its peers' predecessors wrote, and
+    the count of restarts differs between machines. So the first process greets whoever has left a name of its own,
+    until all have answered with the one that it has chosen.
+    """
+    name = uuid.uuid4().hex
+    if place.rank > 0:
+        store.set(f"caller/{place.rank}", name)
+        chosen = store.get(f"greeting/{name}").decode()
+        store.set(f"answer/{chosen}/{place.rank}", "")
+        return chosen
+    missing = set(range(1, place.num_processes))
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while missing:
+        for rank in missing:
+            if store.check([f"caller/{rank}"]):
+                store.set(f"greeting/{store.get(f'caller/{rank}').decode()}", name)
+        missing = {rank for rank in missing if not store.check([f"answer/{name}/{rank}"])}
+        if time.monotonic() > deadline:
+            raise ConnectionError(f"process {min(missing)} of the run has not come within {TIMEOUT}")
+        time.sleep(0.02)
+    return name
 
 
 def leave(exit_code: int = 0) -> NoReturn:
