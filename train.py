@@ -116,14 +116,13 @@ def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None
     from training import launch  # imports torch, which --help and a mistyped option need not wait for
 
     if continue_run:
-        prepare = functools.partial(launch.continued_run, args, outdir)
+        prepare = prepare_again = functools.partial(launch.continued_run, args, outdir)
     elif options["resume"] == "latest":
-        prepare = functools.partial(launch.latest_run, desc, args, options, outdir)
-    elif place is not None and place.restarts > 0:
-        prepare = functools.partial(launch.restarted_run, desc, args, options, outdir)
+        prepare = prepare_again = functools.partial(launch.latest_run, desc, args, options, outdir)
     else:
         prepare = functools.partial(launch.new_run, desc, args, outdir)
-    launch.launch(prepare, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
+        prepare_again = functools.partial(launch.restarted_run, desc, args, options, outdir)
+    launch.launch(prepare, prepare_again, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
 
 
 main.params.extend(config.extension_options().values())

@@ -6,6 +6,7 @@ import concurrent.futures
 import datetime
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -164,26 +165,25 @@ def test_only_what_torch_says_about_lost_processes_is_taken_for_it(text, is_loss
     assert ("another process of the run is lost" in str(caught.value)) == is_loss and "pair.cc" not in str(caught.value)
 
 
-def names_agreed_on(store, num_processes):
-    """What each process gets, in the order of ranks; the first one comes last."""
+def counted_by_all(store, num_processes):
+    """What each process counts; the first one comes last."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        others = [pool.submit(processes.agree_on_name, store, Place(rank, num_processes))
+        others = [pool.submit(processes.count_generations, store, Place(rank, num_processes))
                   for rank in range(1, num_processes)]
         concurrent.futures.wait(others, timeout=0.2)
-        return [processes.agree_on_name(store, Place(0, num_processes)), *(other.result(10) for other in others)]
+        return [processes.count_generations(store, Place(0, num_processes)), *(other.result(10) for other in others)]
 
 
 def test_restarted_processes_do_not_take_their_predecessors_for_each_other():
     store = torch.distributed.HashStore()
-    generations = [names_agreed_on(store, num_processes) for num_processes in (3, 3, 2, 4)]
-    assert [len(set(names)) for names in generations] == [1, 1, 1, 1]
-    assert len({names[0] for names in generations}) == 4
+    counts = [counted_by_all(store, num_processes) for num_processes in (3, 3, 2, 4)]
+    assert counts == [[1, 1, 1], [2, 2, 2], [3, 3], [4, 4, 4, 4]]
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
     monkeypatch.setattr(processes, "TIMEOUT", datetime.timedelta(seconds=0.1))
     with pytest.raises(ConnectionError, match="process 1 of the run has not come within 0:00:00.1"):
-        processes.agree_on_name(torch.distributed.HashStore(), Place(0, 2))
+        processes.count_generations(torch.distributed.HashStore(), Place(0, 2))
 
 
 # A lost worker under torchrun
@@ -200,6 +200,21 @@ def run_folder(outdir):
     return run_dir
 
 
+def start_agents(options, folder, env):
+    """torchrun as on two machines, of which each has one process of the run. Their logs go to the folder."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3",
+               "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test", "--monitor-interval=0.1"]
+    agents = []
+    for number in range(2):
+        with open(folder / f"agent{number}.log", "w") as log:
+            agents.append(subprocess.Popen(
+                [*command, "train.py", *options, "--gpus=0"], cwd=ROOT, env=env, stdout=log, stderr=log))
+    return agents
+
+
 def wait_for_ticks(outdir, num, launcher):
     """Wait until the only run below a folder has reported so many ticks."""
     deadline = time.monotonic() + 240
@@ -211,6 +226,13 @@ def wait_for_ticks(outdir, num, launcher):
     raise TimeoutError(f"no {num} ticks in {outdir}")
 
 
+def kill_worker(agents, rank):
+    """Kill the process of this rank, whichever agent has started it."""
+    workers = [worker for agent in agents for worker in psutil.Process(agent.pid).children()]
+    (found,) = [worker for worker in workers if worker.environ().get("RANK") == str(rank)]
+    found.kill()
+
+
 def test_a_worker_killed_under_torchrun_costs_nothing(tmp_path):
     write_zip(tmp_path / "data.zip")
     env = dict(os.environ, OMP_NUM_THREADS="1")
@@ -218,20 +240,16 @@ def test_a_worker_killed_under_torchrun_costs_nothing(tmp_path):
     subprocess.run(
         [sys.executable, "train.py", *options, "--gpus=2"], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
-    options = options_of_a_short_run(tmp_path / "broken", tmp_path / "data.zip")
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3",
-         "--monitor-interval=0.1", "train.py", *options, "--gpus=0"],
-        cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_ticks(tmp_path / "broken", 5, launcher)
-    workers = {child.environ()["RANK"]: child for child in psutil.Process(launcher.pid).children()}
-    workers["1"].kill()
+    agents = start_agents(options_of_a_short_run(tmp_path / "broken", tmp_path / "data.zip"), tmp_path, env)
     try:
-        errors = launcher.communicate(timeout=100)[1]
+        wait_for_ticks(tmp_path / "broken", 5, agents[0])
+        kill_worker(agents, rank=1)  # of two machines, only that of rank 1 counts this as a restart
+        exit_codes = [agent.wait(timeout=240) for agent in agents]
     finally:
-        for process in [*psutil.Process(launcher.pid).children(), launcher] if launcher.poll() is None else []:
-            process.kill()
-    assert launcher.returncode == 0, errors
+        for agent in agents:
+            for process in [*psutil.Process(agent.pid).children(), agent] if agent.poll() is None else []:
+                process.kill()
+    assert exit_codes == [0, 0], (tmp_path / "agent0.log").read_text() + (tmp_path / "agent1.log").read_text()
 
     run_dir, whole = run_folder(tmp_path / "broken"), run_folder(tmp_path / "whole")
     assert "Carrying on from" in (run_dir / "log.txt").read_text()

@@ -52,8 +52,8 @@ def board(monkeypatch):
     calls = []
 
     class Writer:
-        def __init__(self, run_dir):
-            calls.append(("open", run_dir))
+        def __init__(self, run_dir, purge_step):
+            calls.append(("open", run_dir, purge_step))
 
         def add_scalar(self, name, value, global_step, walltime):
             calls.append((name, value, global_step, walltime))
@@ -74,8 +74,20 @@ def test_tensorboard_gets_every_value_at_its_thousands_of_images(board, tmp_path
     (tracker,) = open_trackers(str(tmp_path))
     tracker.log({"Loss/G/loss": 1.5, "Metrics/fid50k": 9.0}, nimg=7999, seconds=60.5)
     tracker.close()
-    assert board == [("open", str(tmp_path)), ("Loss/G/loss", 1.5, 7, 60.5), ("Metrics/fid50k", 9.0, 7, 60.5), "flush",
-                     "close"]
+    assert board == [("open", str(tmp_path), 7), ("Loss/G/loss", 1.5, 7, 60.5), ("Metrics/fid50k", 9.0, 7, 60.5),
+                     "flush", "close"]
+
+
+def test_a_resumed_run_takes_the_place_of_what_it_does_again_in_tensorboard(tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for value, steps in [(1.0, range(5)), (2.0, range(3, 6))]:
+        (tracker,) = open_trackers(str(tmp_path))
+        for step in steps:
+            tracker.log({"Loss/G/loss": value}, nimg=step * 1000, seconds=100 * value + step)
+        tracker.close()
+    curves = accumulators.EventAccumulator(str(tmp_path)).Reload()
+    found = [(event.step, event.value) for event in curves.Scalars("Loss/G/loss")]
+    assert found == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def test_without_tensorboard_training_goes_on_and_says_so(monkeypatch, tmp_path, capsys):
@@ -90,6 +102,7 @@ def test_wandb_gets_name_options_and_every_value_against_kimg(wandb, board, tmp_
     (run_dir / "training_options.json").write_text(json.dumps(dict(batch_size=8)))
     opened = open_trackers(str(run_dir), ["wandb"])
     for nimg in (500, 1500):
+        opened[0].log({}, nimg=nimg, seconds=1.0)
         opened[1].log({"Loss/G/loss": nimg / 100}, nimg=nimg, seconds=1.0)
     close_trackers(opened)
     (run,) = wandb.runs
@@ -115,7 +128,7 @@ def test_wandb_without_a_key_is_one_line_and_leaves_nothing_open(wandb, board, t
     wandb.init = init
     with pytest.raises(ValueError, match=r"^--log=wandb: api_key not configured \(no-tty\); WANDB_") as err:
         open_trackers(str(tmp_path), ["wandb"])
-    assert "\n" not in str(err.value) and board[-1] == "close"
+    assert "\n" not in str(err.value) and board == []
 
 
 def test_what_cannot_be_logged_to_is_told_before_training(monkeypatch):

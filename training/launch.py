@@ -21,10 +21,17 @@ from training.step import StepOptions
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
 
 
-def launch(prepare: Callable[[], EasyDict], place: Place | None, num_processes: int, on_cpu: bool) -> None:
+def launch(
+    prepare: Callable[[], EasyDict],
+    prepare_again: Callable[[], EasyDict],
+    place: Place | None,
+    num_processes: int,
+    on_cpu: bool,
+) -> None:
     """Train.
 
     prepare: makes the run's folder ready and returns the arguments of the training loop; called once.
+    prepare_again: what to call instead in processes that a launcher has started in the place of lost ones.
     place: that of this process, if a launcher has started it and the others; otherwise they are started here.
     Errors that end a run with a saved state tell how to resume it.
     """
@@ -34,8 +41,8 @@ def launch(prepare: Callable[[], EasyDict], place: Place | None, num_processes: 
             processes.start(train_process, num_processes, args, on_cpu)
         return
     device = processes.choose_device(place, on_cpu)
-    with processes.connected(place, device):
-        args = processes.compute_first(place, prepare)
+    with processes.connected(place, device) as is_restart:
+        args = processes.compute_first(place, prepare_again if is_restart else prepare)
         with resume_hint(args, place), processes.named_loss():
             train_process(place, args)
     if place.num_processes > 1:

@@ -46,58 +46,56 @@ def choose_device(place: Place, on_cpu: bool) -> torch.device:
 
 
 @contextlib.contextmanager
-def connected(place: Place, device: torch.device, init_method: str = "env://") -> Iterator[None]:
+def connected(place: Place, device: torch.device, init_method: str = "env://") -> Iterator[bool]:
     """Connect the processes for the rest of their lives, which end with `leave` after the block.
 
-    Raises ConnectionError, one line, when one of them is lost.
+    Gives whether a launcher has started them in the place of others. Raises ConnectionError, one line, when one of
+    them is lost.
     """
     if place.num_processes == 1:
         training_stats.init_multiprocessing(rank=0, sync_device=None)
-        yield
+        yield place.restarts > 0
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with named_loss():
-        store = _store(place, init_method)
+        store, _, _ = next(torch.distributed.rendezvous(init_method, place.rank, place.num_processes, timeout=TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        generation = count_generations(store, place)
+        store = torch.distributed.PrefixStore(f"generation{generation}", store)
         torch.distributed.init_process_group(
             backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=TIMEOUT)
         training_stats.init_multiprocessing(rank=place.rank, sync_device=device)
-        yield
+        yield anywhere(place.restarts > 0 or generation > 1)
         anywhere(False)  # gloo may end a process whose peer leaves before it is done
 
 
-def _store(place: Place, init_method: str) -> torch.distributed.Store:
-    """Where the processes learn each other's addresses: keys that no earlier processes of the run have written."""
-    store, _, _ = next(torch.distributed.rendezvous(init_method, place.rank, place.num_processes, timeout=TIMEOUT))
-    store.set_timeout(TIMEOUT)
-    return torch.distributed.PrefixStore(agree_on_name(store, place), store)
+def count_generations(store: torch.distributed.Store, place: Place) -> int:
+    """How many times the processes of a run have met at this store: the same number in all that call this at a time.
 
-
-def agree_on_name(store: torch.distributed.Store, place: Place) -> str:
-    """A new name, the same in all processes that call this at a time.
-
-    torchrun keeps its store when it restarts the processes, so each may find what its peers' predecessors wrote, and
-    the count of restarts differs between machines. So the first process greets whoever has left a name of its own,
-    until all have answered with the one that it has chosen.
+    torchrun keeps its store when it starts processes anew, so each may find what its peers' predecessors wrote there,
+    such as addresses where nobody listens. Its count of restarts does not help: of several machines only the one that
+    lost a process counts. So the first process greets whoever has left a name, until those of now have answered.
     """
-    name = uuid.uuid4().hex
     if place.rank > 0:
+        name = uuid.uuid4().hex
         store.set(f"caller/{place.rank}", name)
-        chosen = store.get(f"greeting/{name}").decode()
-        store.set(f"answer/{chosen}/{place.rank}", "")
-        return chosen
+        generation = int(store.get(f"greeting/{name}"))
+        store.set(f"answer/{generation}/{place.rank}", "")
+        return generation
+    generation = store.add("generations", 1)
     missing = set(range(1, place.num_processes))
     deadline = time.monotonic() + TIMEOUT.total_seconds()
     while missing:
         for rank in missing:
             if store.check([f"caller/{rank}"]):
-                store.set(f"greeting/{store.get(f'caller/{rank}').decode()}", name)
-        missing = {rank for rank in missing if not store.check([f"answer/{name}/{rank}"])}
+                store.set(f"greeting/{store.get(f'caller/{rank}').decode()}", str(generation))
+        missing = {rank for rank in missing if not store.check([f"answer/{generation}/{rank}"])}
         if time.monotonic() > deadline:
             raise ConnectionError(f"process {min(missing)} of the run has not come within {TIMEOUT}")
         time.sleep(0.02)
-    return name
+    return generation
 
 
 def leave(exit_code: int = 0) -> NoReturn:

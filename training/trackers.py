@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -32,15 +33,21 @@ class TensorBoardTracker:
     def __init__(self, run_dir: str):
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, if it is there at all
 
-        self._writer = SummaryWriter(run_dir)
+        self._open_writer = functools.partial(SummaryWriter, run_dir)
+        self._writer: Any = None
 
     def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
+        step = nimg // 1000
+        if self._writer is None:
+            # Hide what a resumed run had written after the state from which it carries on.
+            self._writer = self._open_writer(purge_step=step)
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, global_step=nimg // 1000, walltime=seconds)
+            self._writer.add_scalar(name, value, global_step=step, walltime=seconds)
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandbTracker:
