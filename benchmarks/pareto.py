@@ -6,7 +6,8 @@
 
 Every point of the comparison is a training run. A point is trained by train.py, scored by calc_metrics.py, snapshot by
 snapshot, and drawn by benchmarks/pareto_sheets.py; the commands are printed and kept in the logs of the point. What is
-finished is not done again: start the same command once more after an interruption, or with further points.
+finished is not done again: start the same command once more after an interruption, with further points, or with a
+larger --kimg, which carries the points on.
 
     OUTDIR/points/<variant>-seed<n>/    run folder, logs, scores and sheets of a point; point.json says how it was made
     OUTDIR/results.json                 all scores, with commands, commits, hardware and times
@@ -145,16 +146,12 @@ def script(name: str) -> list[str]:
 
 
 def train_command(plan: Plan, point: Point) -> list[str]:
-    """Start a run, or carry on the one that was interrupted.
-
-    Ticks are a twentieth of the run or less, so that every snapshot falls on one.
-    """
-    ticks = -(-20 // plan.snapshots)   # per snapshot
+    """Start a run, or carry on the one that was interrupted or had a smaller budget."""
     gpus = [] if plan.gpus is None else [f"--gpus={plan.gpus}"]
     return [
         *script("train.py"), f"--outdir={plan.folder(point)}", f"--data={plan.data}", *point.options,
-        f"--seed={point.seed}", f"--kimg={plan.kimg}", f"--tick={plan.kimg / (plan.snapshots * ticks):g}",
-        f"--snap={ticks}", "--metrics=none", "--resume=latest", *gpus, *plan.train_options,
+        f"--seed={point.seed}", f"--kimg={plan.kimg}", "--tick=1", f"--snap={plan.kimg // plan.snapshots}",
+        "--metrics=none", "--resume=latest", *gpus, *plan.train_options,
     ]
 
 
@@ -207,15 +204,17 @@ def current_commit() -> str:
 
 
 def claim(plan: Plan, point: Point, commit: str, machine: str) -> None:
-    """Write how the point is made to its folder. Raises ValueError if that was made in another way."""
+    """Write how the point is made to its folder. Raises ValueError if that was made in another way, or for longer."""
     path = plan.folder(point) / "point.json"
     command = train_command(plan, point)[1:]
     made = dict(variant=point.variant, seed=point.seed, is_ssn=point.is_ssn, kimg=plan.kimg, command=command,
                 threads=plan.threads, commit=commit, machine=machine)
     if path.is_file():
-        before = json.loads(path.read_text())["command"]
-        different = sorted({*map(shorten, before)} ^ {*map(shorten, command)})  # the folder may have moved
-        if different:
+        before = json.loads(path.read_text())
+        different = sorted({*map(shorten, before["command"])} ^ {*map(shorten, command)})  # the folder may have moved
+        if plan.kimg < before["kimg"]:
+            raise ValueError(f"--kimg must be at least the {before['kimg']} of {path.parent}, got {plan.kimg}")
+        if not all(option.startswith(("--kimg=", "--snap=")) for option in different):
             raise ValueError(f"{path.parent} was made with other options, choose another --outdir: "
                              f"{' '.join(different)}")
         if finished_run(plan.folder(point), plan.kimg) is not None:
@@ -280,8 +279,14 @@ def make_point(plan: Plan, point: Point, workers: Workers) -> None:
         missing = missing_metrics(plan, point, network)
         if missing:
             workers.run(score_command(plan, network, missing), folder / "score.log")
-    if not (folder / "sheets" / "sheets.json").is_file():
-        workers.run(sheets_command(plan, point, snapshots[max(snapshots)]), folder / "sheets.log")
+    newest = snapshots[max(snapshots)]
+    if not has_sheets_of(newest, folder / "sheets" / "sheets.json"):
+        workers.run(sheets_command(plan, point, newest), folder / "sheets.log")
+
+
+def has_sheets_of(network: Path, record: Path) -> bool:
+    """Does the record say that the pictures beside it show this snapshot?"""
+    return record.is_file() and json.loads(record.read_text())["network"] == network.name
 
 
 def make_points_in_parallel(plan: Plan, points: Sequence[Point], jobs: int) -> dict[str, str]:
@@ -369,6 +374,8 @@ def main(ctx: click.Context, **settings: Any) -> None:
 
 def check_plan(plan: Plan, points: Sequence[Point]) -> None:
     """Let train.py check the options of every point before the first one is trained."""
+    if plan.kimg % plan.snapshots != 0:
+        raise ValueError(f"--kimg must be a multiple of the {plan.snapshots} --snapshots, got {plan.kimg}")
     import train
 
     for point in points:

@@ -101,7 +101,7 @@ class FakeWorkers:
         run.mkdir(parents=True)
         (run / "training_options.json").write_text("{}")
         (run / "stats.jsonl").write_text(json.dumps({"Timing/total_sec": {"mean": 60}}) + "\n")
-        for kimg in (0, 5, int(options["kimg"])):
+        for kimg in range(0, int(options["kimg"]) + 1, int(options["snap"])):
             (run / f"network-snapshot-{kimg:06d}.pkl").touch()
 
     def calc_metrics(self, options):
@@ -112,8 +112,9 @@ class FakeWorkers:
 
     def pareto_sheets(self, options):
         folder = Path(options["outdir"])
-        folder.mkdir()
-        (folder / "sheets.json").write_text(json.dumps(dict(files=["samples.png"])))
+        folder.mkdir(exist_ok=True)
+        record = dict(network=Path(options["network"]).name, files=["samples.png"])
+        (folder / "sheets.json").write_text(json.dumps(record))
 
 
 def make_plan(tmp_path, **changes):
@@ -148,7 +149,7 @@ def test_an_interrupted_point_goes_on_with_the_step_that_failed(tmp_path, fail_a
 def test_a_run_without_its_last_snapshot_is_not_finished(tmp_path):
     plan = make_plan(tmp_path)
     folder = plan.folder(POINT)
-    FakeWorkers().train(dict(outdir=str(folder), kimg="7"))
+    FakeWorkers().train(dict(outdir=str(folder), kimg="7", snap="5"))
     assert pareto_report.finished_run(folder, 10) is None
     workers = FakeWorkers()
     pareto.make_point(plan, POINT, workers)
@@ -167,17 +168,28 @@ def test_a_result_cut_short_is_measured_again_and_only_that(tmp_path):
 
 
 def test_snapshots_fall_on_ticks(tmp_path):
-    for snapshots in (1, 2, 3, 7, 20):
+    for snapshots in (1, 2, 4, 20):
         command = pareto.train_command(make_plan(tmp_path, kimg=200, snapshots=snapshots), POINT)
         options = dict(part[2:].split("=", 1) for part in command[2:])
-        assert float(options["tick"]) * int(options["snap"]) == pytest.approx(200 / snapshots)
+        assert float(options["tick"]) * int(options["snap"]) == 200 / snapshots
 
 
 def test_a_point_made_with_other_options_is_not_mixed_in(tmp_path):
     pareto.claim(make_plan(tmp_path), POINT, "abc", "a machine")
     pareto.claim(make_plan(tmp_path, data="elsewhere/cars.zip"), POINT, "def", "a machine")
-    with pytest.raises(ValueError, match=r"lambda5-seed0 was made with other options, .*: --kimg=10 --kimg=20 --tick"):
-        pareto.claim(make_plan(tmp_path, kimg=20), POINT, "abc", "a machine")
+    with pytest.raises(ValueError, match=r"lambda5-seed0 was made with other options, .*: --batch=8$"):
+        pareto.claim(make_plan(tmp_path, train_options=("--batch=8",)), POINT, "abc", "a machine")
+
+
+def test_a_larger_budget_carries_on_and_a_smaller_one_is_refused(tmp_path):
+    for kimg in (10, 20):
+        plan, workers = make_plan(tmp_path, kimg=kimg), FakeWorkers()
+        pareto.claim(plan, POINT, "abc", "a machine")
+        pareto.make_point(plan, POINT, workers)
+    assert workers.commands == ["train.py", "calc_metrics.py 000010", "calc_metrics.py 000020",
+                                "pareto_sheets.py 000020"]
+    with pytest.raises(ValueError, match="--kimg must be at least the 20 of .*lambda5-seed0, got 10"):
+        pareto.claim(make_plan(tmp_path), POINT, "abc", "a machine")
 
 
 def test_a_finished_point_keeps_the_commit_that_it_was_made_with(tmp_path):
@@ -201,6 +213,7 @@ def test_points_come_variant_by_variant_for_each_seed():
     (["--lambdas=1,x"], "--lambdas must be numbers with commas between, got 'x'"),
     (["--seeds=0.5"], "--seeds must be numbers with commas between, got '0.5'"),
     (["--lambdas=", "--no-baseline"], "nothing to train"),
+    (["--kimg=3"], "--kimg must be a multiple of the 2 --snapshots, got 3"),
     (["--variant=2x2"], "--variant must be NAME: OPTIONS with a name of letters"),
     (["--variant=a/b: --blocks=2x2"], "--variant must be NAME: OPTIONS with a name of letters"),
     (["--variant=lambda1: --blocks=2x2"], "--variant must have a name of its own, got lambda1 twice"),
@@ -226,7 +239,7 @@ def test_one_point_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     def make_point(plan, point, workers):
         if point.variant == "lambda1":
             raise ValueError("diverged")
-        FakeWorkers().train(dict(outdir=str(plan.folder(point)), kimg="10"))
+        FakeWorkers().train(dict(outdir=str(plan.folder(point)), kimg="10", snap="5"))
 
     monkeypatch.setattr(pareto, "make_point", make_point)
     points = pareto.make_points("0,1,2", "0", [], baseline=False)
