@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from training.cli import Command, network_option
+from training.cli import Command, network_option, trust_option
+from training.place import Place
 
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
 
@@ -56,7 +56,7 @@ class MetricsCommand(Command, click.Group):
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per result instead of a table")
 @click.option("--cache", type=bool, default=True, show_default=True, metavar="BOOL",
               help="Keep and reuse the statistics of real images")
-@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@trust_option()
 @click.pass_context
 def main(ctx: click.Context, **options: Any) -> None:
     """Measure the quality of a trained network."""
@@ -97,7 +97,8 @@ def measure(
     """Check everything that can be checked, then measure, in as many processes as asked for."""
     from metrics import detectors as detector_files
     from metrics import metric_main
-    from training.network_files import resolve_network
+    from training import processes
+    from training.network_names import resolve_network
     from training.plugins import import_plugins
 
     import_plugins()
@@ -111,7 +112,7 @@ def measure(
             raise ValueError(f"classifier {path} is not a file")
     if outdir is not None:
         os.makedirs(outdir, exist_ok=True)
-    resolve_network(network)
+    network = resolve_network(network)
     run_dir = outdir or training_folder(network)
     if options["ppl_histogram"] and run_dir is None:
         raise ValueError("--ppl-histogram needs a folder for its files: name one with --outdir")
@@ -119,12 +120,8 @@ def measure(
         metric_main.fetch_detector(name, verbose=verbose)
     job = dict(
         network=network, names=names, data=data, mirror=mirror, detectors=detectors, as_json=as_json, run_dir=run_dir,
-        verbose=verbose, trust_pickle=trust_pickle, num_gpus=max(gpus, 1), on_cpu=gpus == 0,
-        options=options)
-    if gpus > 1:
-        launch(job, gpus)
-    else:
-        run_process(0, job, None)
+        verbose=verbose, trust_pickle=trust_pickle, on_cpu=gpus == 0, options=options)
+    processes.run(measure_in_process, max(gpus, 1), job, on_cpu=gpus == 0)
 
 
 def training_folder(network: str) -> str | None:
@@ -133,52 +130,36 @@ def training_folder(network: str) -> str | None:
     return folder if os.path.isfile(os.path.join(folder, "training_options.json")) else None
 
 
-def launch(job: dict[str, Any], num_processes: int) -> None:
-    """Run the job in several processes; an error in one of them ends all and is raised here."""
-    import torch
-
-    if torch.cuda.is_available() and not job["on_cpu"] and num_processes > torch.cuda.device_count():
-        raise ValueError(f"--gpus must be at most {torch.cuda.device_count()}, the number of GPUs, got {num_processes}")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            torch.multiprocessing.spawn(run_process, args=(job, os.path.join(folder, "rendezvous")),
-                                        nprocs=num_processes)
-        except torch.multiprocessing.ProcessRaisedException as err:
-            raise ValueError(str(err).strip().splitlines()[-1]) from err
-
-
-def run_process(rank: int, job: dict[str, Any], rendezvous: str | None) -> None:
-    """One process of the job: measure, and on rank 0 print and save."""
-    import torch
-
+def measure_in_process(place: Place, job: dict[str, Any]) -> None:
+    """The work of one process: measure, and in the first one print and save."""
     from metrics import detectors as detector_files
     from metrics import metric_main, metric_utils
     from metrics.report import format_table
+    from training import processes
     from training.network_files import load_networks
     from training.plugins import import_plugins
 
     import_plugins()
     detector_files.set_detector_dir(job["detectors"])
-    device = torch.device("cpu") if job["on_cpu"] else metric_utils.default_device(rank)
-    with process_group(rank, job["num_gpus"], device, rendezvous):
-        networks = load_networks(job["network"], trust=job["trust_pickle"])
-        G, trained_on = networks["G_ema"], dict(networks.get("training_set_kwargs") or {})
-        dataset_kwargs = choose_dataset(G, trained_on, job["data"], job["mirror"], job["trust_pickle"])
-        progress = metric_utils.ProgressMonitor(verbose=job["verbose"] and rank == 0)
-        as_table = rank == 0 and wants_table(job["as_json"])
-        results = []
-        for name in job["names"]:
-            if rank == 0 and job["verbose"]:
-                click.echo(f"Calculating {name}...", err=True)
-            with one_line_warnings():
-                result = metric_main.calc_metric(
-                    name, G=G, dataset_kwargs=dataset_kwargs, num_gpus=job["num_gpus"], rank=rank, device=device,
-                    progress=progress, outdir=job["run_dir"], **map_options(job["options"]))
-            results.append(result)
-            if rank == 0:
-                metric_main.report_metric(result, run_dir=job["run_dir"], snapshot_pkl=job["network"], silent=as_table)
-        if as_table:
-            click.echo(format_table(results))
+    device, is_first = processes.choose_device(place, job["on_cpu"]), place.rank == 0
+    networks = load_networks(job["network"], trust=job["trust_pickle"])
+    G, trained_on = networks["G_ema"], dict(networks.get("training_set_kwargs") or {})
+    dataset_kwargs = choose_dataset(G, trained_on, job["data"], job["mirror"], job["trust_pickle"])
+    progress = metric_utils.ProgressMonitor(verbose=job["verbose"] and is_first)
+    as_table = is_first and wants_table(job["as_json"])
+    results = []
+    for name in job["names"]:
+        if is_first and job["verbose"]:
+            click.echo(f"Calculating {name}...", err=True)
+        with one_line_warnings():
+            result = metric_main.calc_metric(
+                name, G=G, dataset_kwargs=dataset_kwargs, num_gpus=place.num_processes, rank=place.rank, device=device,
+                progress=progress, outdir=job["run_dir"], **map_options(job["options"]))
+        results.append(result)
+        if is_first:
+            metric_main.report_metric(result, run_dir=job["run_dir"], snapshot_pkl=job["network"], silent=as_table)
+    if as_table:
+        click.echo(format_table(results))
 
 
 def wants_table(as_json: bool) -> bool:
@@ -190,26 +171,6 @@ def map_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options of this command -> those of `MetricOptions`."""
     return dict(seed=options["seed"], batch_size=options["batch"], cache=options["cache"],
                 classifiers=options["classifiers"], ppl_histogram=options["ppl_histogram"])
-
-
-@contextlib.contextmanager
-def process_group(rank: int, num_processes: int, device: Any, rendezvous: str | None) -> Iterator[None]:
-    """Connect the processes: NCCL between GPUs, gloo between CPUs."""
-    if num_processes == 1 or rendezvous is None:
-        yield
-        return
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(
-        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=num_processes)
-    try:
-        yield
-        torch.distributed.barrier()  # with torch 2.1, a process that leaves later than another may wait for ever
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def choose_dataset(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from training.cli import Command, network_option
-from training.image_commands import choose_film_format, class_option, progress_bar, usable_class
+from training.cli import Command, network_option, trust_option
+from training.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     import torch
@@ -88,8 +88,8 @@ Examples:
 @click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
 @click.option("--pick", type=click.IntRange(min=0), metavar="INT",
               help="Keep this variant of the recipe (0: the image before) and drop the others")
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
-@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@device_option()
+@trust_option()
 @click.pass_context
 def main(
     ctx: click.Context,

@@ -20,7 +20,7 @@ from torch_utils import safe_unpickler
 from torch_utils.pickle_machine import printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject
 from training import network_config, rosinality, safetensors_io
-from training.cli import Command
+from training.cli import Command, list_networks
 from training.network_rebuild import build_module, plain_data, rebuild
 from training.tf_conversion import convert_tf_discriminator, convert_tf_generator
 
@@ -191,19 +191,16 @@ Examples:
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--source", required=True, metavar="PATH", help="Network file: path, URL, short name, or help")
-@click.option("--dest", metavar="PATH", help="File to write; .pkl, .safetensors or .pt decides its format  [required]")
+@click.option("--source", required=True, metavar="PATH", callback=list_networks, is_eager=True,
+              help="Network file: path, URL, or a short name that --source=help lists")
+@click.option("--dest", required=True, metavar="PATH",
+              help="File to write; .pkl, .safetensors or .pt decides its format")
 @click.option("--force-fp16", type=bool, default=False, metavar="BOOL", help="Compute the top resolutions in float16")
 @click.option("--trust-pickle", is_flag=True, help="Execute the code inside the pickle; only if you trust its author")
-def main(source: str, dest: str | None, force_fp16: bool, trust_pickle: bool) -> None:
+def main(source: str, dest: str, force_fp16: bool, trust_pickle: bool) -> None:
     """Convert network files between formats, with a model card beside the result."""
     from training import network_files  # imports this module
 
-    if source == "help":
-        click.echo(network_files.network_help())
-        return
-    if dest is None:
-        raise click.UsageError("Missing option '--dest'.")
     for line in network_files.convert(source, dest, trust=trust_pickle, force_fp16=force_fp16):
         click.echo(line)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.cli import Command, network_option
-from training.image_commands import choose_film_format, class_option, progress_bar, usable_class
+from training.cli import Command, network_option, trust_option
+from training.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ Examples:
 @click.option("--fit-noise", type=bool, default=False, show_default=True, metavar="BOOL",
               help="Fit the noise maps, too; projected_w.npz then holds them, but other programs ignore them there")
 @class_option()
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
-@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@device_option()
+@trust_option()
 def main(
     network: str,
     target: str,
@@ -69,7 +69,7 @@ def main(
     """
     # These import torch, which --help and wrong usage need not wait for.
     from training import generation, projection, projection_files
-    from training.network_files import resolve_network
+    from training.network_names import resolve_network
 
     # What can be refused without the network is refused before it is loaded, the rest before the search.
     resolve_network(network)

@@ -6,8 +6,8 @@ import math
 
 import click
 
-from training.cli import Command, network_option
-from training.image_commands import class_option, usable_class
+from training.cli import Command, network_option, trust_option
+from training.image_commands import class_option, device_option, usable_class
 
 EPILOG = """\b
 Examples:
@@ -28,8 +28,8 @@ Examples:
               help="Noise maps: those of the network, fresh ones for each row, or none")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
 @class_option()
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
-@click.option("--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
+@device_option()
+@trust_option()
 def main(
     network: str,
     rows: str,

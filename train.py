@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from training import config
-from training.cli import Command
+from training.cli import Command, list_networks
 from training.config import UserError, setup_training_loop_kwargs
 from training.place import launched_place
 from training.plugins import import_cfgs
@@ -67,6 +67,14 @@ class CommaSeparated(click.ParamType):
 @click.option("--mirror", type=bool, metavar="BOOL", help="Add the mirror image of every image  [default: no]")
 # Configuration.
 @click.option("--cfg", type=click.Choice(config.cfg_names()), help="Base configuration  [default: auto]")
+@click.option(
+    "--g-arch", type=click.Choice(config.ARCHITECTURES),
+    help="How the generator joins resolutions  [default: skip; with --cfg=ssn and --resume, that of the network]",
+)
+@click.option(
+    "--d-arch", type=click.Choice(config.ARCHITECTURES),
+    help="The same of the discriminator  [default: resnet; orig in cifar; with --cfg=ssn and --resume, as above]",
+)
 @click.option("--gamma", type=float, metavar="FLOAT", help="Weight of R1 regularisation  [default: from cfg]")
 @click.option("--kimg", type=int, metavar="INT", help="Length of training in thousands of images  [default: from cfg]")
 @click.option("--batch", type=int, metavar="INT", help="Images per step over all GPUs  [default: from cfg]")
@@ -82,9 +90,9 @@ class CommaSeparated(click.ParamType):
 @click.option("--augpipe", type=click.Choice(list(config.AUGPIPES)), help="Augmentations to use  [default: bgc]")
 # Transfer learning.
 @click.option(
-    "--resume", metavar="PKL",
-    help=f"Start from a network: path, URL, noresume or {', '.join(config.RESUME_FILES)}. Or latest: carry on the run "
-         "of these options that has the newest state below --outdir; without a state there, start one  "
+    "--resume", metavar="PKL", callback=list_networks, is_eager=True,
+    help="Start from a network: path, URL, noresume, or a short name that --resume=help lists. Or latest: carry on the "
+         "run of these options that has the newest state below --outdir; without a state there, start one  "
          "[default: noresume]",
 )
 @click.option(

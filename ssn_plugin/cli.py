@@ -52,17 +52,36 @@ def main() -> None:
     """Spatially Stochastic Networks inside the StyleGAN2-ADA checkout of the current folder."""
 
 
+def list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback of an eager parameter that names a network: `help` prints the short names and ends the command."""
+    if value == "help":
+        from ssn_plugin import host
+
+        host.require()
+        click.echo(host.network_help())
+        ctx.exit()
+    return value
+
+
+network_option = click.option(
+    "--network", required=True, metavar="PATH|URL|NAME", callback=list_networks, is_eager=True,
+    help="Network file: path, URL, or a short name that --network=help lists",
+)
+source_argument = click.argument("source", metavar="IN", callback=list_networks, is_eager=True)
 trust_option = click.option(
     "--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust"
 )
 
 
 @main.command(epilog=examples("convert ssn.pkl ssn.safetensors", "convert ssn.pkl release/castles.pkl"))
-@click.argument("source", metavar="IN")
+@source_argument
 @click.argument("dest", metavar="OUT")
 @trust_option
 def convert(source: str, dest: str, trust_pickle: bool) -> None:
-    """Convert a network file between .pkl, .safetensors and .pt, with a model card beside it."""
+    """Convert a network file between .pkl, .safetensors and .pt, with a model card beside it.
+
+    IN is a path, a URL, or a short name that `convert help` lists.
+    """
     from ssn_plugin import host  # imports torch_utils, which --help need not have
 
     host.require()
@@ -74,7 +93,7 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
     "transfer stylegan2.pkl ssn.pkl --blocks=4x4",
     "transfer stylegan2.pkl ssn.pkl --blocks=2x4 --encoder=none",
 ))
-@click.argument("source", metavar="IN")
+@source_argument
 @click.argument("dest", metavar="OUT")
 @click.option("--blocks", default="4x4", show_default=True, metavar="RxC", help="Rows x columns of the block grid")
 @click.option("--encoder", type=click.Choice(config.ENCODERS), default="gated", show_default=True,
@@ -92,8 +111,8 @@ def transfer(
 ) -> None:
     """Turn a StyleGAN2 network into a Spatially Stochastic Network with the same weights.
 
-    Prints every parameter and buffer that does not come from IN. Train the result further with
-    train --cfg=ssn --resume=OUT.
+    IN is a path, a URL, or a short name that `transfer help` lists. Prints every parameter and buffer that does not
+    come from it. Train the result further with train --cfg=ssn --resume=OUT.
     """
     grids = config.parse_block_grids(blocks)
     config.SSNConfig(block_grids=grids, encoder=encoder, style_resolution=style_resolution)  # checks them
@@ -127,7 +146,7 @@ def train(args: tuple[str, ...]) -> None:
     "generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out",
     "generate --network=ssn.pkl --seeds=0-7 --trunc=0.7 --outdir=out",
 ))
-@click.option("--network", required=True, metavar="PATH|URL", help="Network file")
+@network_option
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
 @click.option("--class", "class_idx", type=click.IntRange(min=0), metavar="INT", help="Class of a conditional network")
@@ -236,7 +255,7 @@ def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     "metrics --network=ssn.pkl --metrics=ssn_distortion1k,ssn_leak1k",
     "metrics --network=ssn.pkl --metrics=fid50k_full --data=castles.zip",
 ))
-@click.option("--network", required=True, metavar="PATH|URL", help="Network file")
+@network_option
 @click.option("--metrics", default="ssn_distortion1k", show_default=True, metavar="LIST",
               help="Names, comma-separated; those of the host and the plugin's ssn_*")
 @click.option("--data", metavar="PATH", help="Images to compare with  [default: those of the training]")
@@ -260,6 +279,7 @@ def metrics(
             raise ValueError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {name}")
     if data is not None and not os.path.exists(data):
         raise ValueError(f"data set {data} does not exist")
+    network = host.resolve_network(network)
     from ssn_plugin.processes import run_processes
 
     run_processes(measure, gpus, dict(

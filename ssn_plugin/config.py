@@ -46,6 +46,7 @@ class SSNConfig:
     channels: int | None = None            # at full resolution, twice as many below; None = the host's choice
     style_mixing_prob: float = 0.9         # share of training images that mix the styles of two latents
     pl_weight: float = 2                   # weight of path length regularisation
+    pl_outside_weight: float = 1           # of pixels outside a block in its path length; 1: StyleGAN2's path length
     distortion_weight: float = 100         # lambda; 0 switches the term off
     distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
@@ -70,6 +71,8 @@ class SSNConfig:
         for option, weight in [("lambda", self.distortion_weight), ("diversity", self.diversity_weight)]:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"--{option} must be at least 0, got {weight:g}")
+        if not 0 <= self.pl_outside_weight < math.inf:
+            raise ValueError(f"--pl-outside must be at least 0, got {self.pl_outside_weight:g}")
         if not 0 < self.diversity_cap < math.inf:
             raise ValueError(f"--diversity-cap must be more than 0, got {self.diversity_cap:g}")
         if self.distortion_interval < 1:
@@ -151,6 +154,8 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         diversity_weight=config.diversity_weight,
         diversity_cap=config.diversity_cap,
     )
+    if config.pl_outside_weight != 1:
+        args["loss_kwargs"].update(pl_outside_weight=config.pl_outside_weight)
     return args
 
 
@@ -230,6 +235,11 @@ def options() -> list[click.Option]:
         click.Option(
             ["--distortion-reduction"], type=click.Choice(REDUCTIONS),
             help="SSN: mean over the outside pixels, or sum of the outside blocks' means  [default: mean]",
+        ),
+        click.Option(
+            ["--pl-outside", "pl_outside_weight"], type=float, metavar="FLOAT",
+            help="SSN: path lengths of single blocks, with this weight outside the block and 1 inside; 1 = StyleGAN2's "
+                 "path length  [default: 1]",
         ),
         click.Option(
             ["--encoder"], type=click.Choice(ENCODERS),
@@ -387,6 +397,7 @@ def _given_parts(given: Mapping[str, Any]) -> list[str]:
         ("diversity_cap", "cap"),
         ("distortion_interval", "interval"),
         ("distortion_reduction", ""),
+        ("pl_outside_weight", "ploutside"),
         ("encoder", "encoder"),
         ("encoder_init", "init"),
         ("style_resolution", "styles"),

@@ -1,4 +1,4 @@
-"""The main job in a few minutes: draw castles, train a small SSN on them, redraw a block of a generated castle.
+"""The main job in a few minutes: redraw a block of a castle with the network that comes along, then train a small one.
 
 Runs in the checkout of this project (`make demo`), through the same functions as dataset_tool.py, train.py and
 generate.py.
@@ -16,7 +16,9 @@ import click
 
 from dnnlib.util import Logger
 from training.cli import Command
+from training.network_names import demo_models
 
+DEMO_MODEL = "demo:castles64"
 RESOLUTION = 32
 NUM_CASTLES = 4000
 BLOCK = "1,1"
@@ -28,13 +30,17 @@ BLOCK = "1,1"
 @click.option("--minutes", type=float, default=4, show_default=True, help="Stop training after so long at the latest")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the castles")
 def main(outdir: str, kimg: int, minutes: float, seed: int) -> None:
-    """Draw castles, train a small network on them, redraw a block of a generated castle."""
+    """Redraw a block of a castle with the network that comes along; then draw castles, train a small network on them,
+    and do the same with that.
+    """
     start = time.time()
     folder = Path(outdir)
     folder.mkdir(parents=True, exist_ok=True)
+    if DEMO_MODEL in demo_models():
+        redraw_block("First, a network that was trained for longer", DEMO_MODEL, folder / "trained-for-longer")
     castles = draw_castles(folder, seed)
     snapshot = train_network(castles, folder, kimg, minutes)
-    sheet = redraw_block(snapshot, folder)
+    sheet = redraw_block("3. The network that was just trained", str(snapshot), snapshot.parent / "images")
     click.echo(f"\nDone in {(time.time() - start) / 60:.1f} minutes. Look at {sheet}")
 
 
@@ -111,14 +117,14 @@ class LogFile(Logger):
         self.file.close()
 
 
-def redraw_block(snapshot: Path, folder: Path) -> Path:
+def redraw_block(step: str, network: str, images: Path) -> Path:
     """Eight variants of one block; returns the contact sheet."""
     import generate
 
-    arguments = [f"--network={snapshot}", "--seeds=1", f"--resample-block={BLOCK}", f"--outdir={folder / 'images'}"]
-    announce(f"3. Redrawing block ({BLOCK}) eight times ...", "generate.py", *arguments)
+    arguments = [f"--network={network}", "--seeds=1", f"--resample-block={BLOCK}", f"--outdir={images}"]
+    announce(f"{step}: redrawing block ({BLOCK}) eight times ...", "generate.py", *arguments)
     generate.main(arguments, standalone_mode=False)
-    return folder / "images" / "seed0001-sheet.png"
+    return images / "seed0001-sheet.png"
 
 
 if __name__ == "__main__":

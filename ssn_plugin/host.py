@@ -68,6 +68,22 @@ def _register_generator() -> None:
         rebuild.KNOWN_CLASSES["SSNGenerator"] = "ssn_plugin.networks"
 
 
+def resolve_network(name: str) -> str:
+    """Path or URL for `name`, which in the host of this project may be a short name. ValueError for an unknown one."""
+    return _network_names().resolve_network(name) if _exists("training.network_names") else name
+
+
+def network_help() -> str:
+    """The short names of networks in this host, for people."""
+    if not _exists("training.network_names"):
+        return "This host lists no short names of networks: give the path or URL of a network file."
+    return _network_names().network_help()
+
+
+def _network_names() -> Any:
+    return importlib.import_module("training.network_names")
+
+
 def load_networks(name: str, trust: bool = False) -> dict[str, Any]:
     """Content of a network file: `G`, `D`, `G_ema`, `augment_pipe`, `training_set_kwargs`; modules on the CPU.
 

@@ -1,4 +1,4 @@
-"""StyleGAN2's losses with the terms on block resampling of Spatially Stochastic Networks (arXiv:2006.05394)."""
+"""StyleGAN2's losses with the terms on blocks of Spatially Stochastic Networks (arXiv:2006.05394)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import dnnlib
 from ssn_plugin import distortion
 from ssn_plugin.block_grid import finest_grid, first_block
 from ssn_plugin.networks import side_lengths
+from ssn_plugin.path_length import random_block_path_lengths
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
 
@@ -34,6 +35,9 @@ class DistortionLoss(StyleGAN2Loss):
     D_in, the diversity, is the mean squared change inside the block. Without a reward for it the cheapest way to a low
     distortion is a block that does nothing. The cap tau applies to every pair of images by itself: one whose block
     changes enough already feels no force, and cannot make up for a pair whose block does nothing.
+
+    With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
+    weight outside them than inside, see `ssn_plugin.path_length`.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
         diversity_weight: float = 0,         # mu; 0 switches the reward off
         diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
+        pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
@@ -57,6 +62,10 @@ class DistortionLoss(StyleGAN2Loss):
         self.distortion_batch_shrink = distortion_batch_shrink
         self.diversity_weight = diversity_weight
         self.diversity_cap = diversity_cap
+        self.pl_outside_weight = pl_outside_weight
+        self.block_pl_weight = 0.0
+        if pl_outside_weight != 1:  # the host is to leave the term to this class
+            self.block_pl_weight, self.pl_weight = self.pl_weight, 0
         self.main_steps = 0  # optimiser steps of the generator so far
         grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
         self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
@@ -84,8 +93,12 @@ class DistortionLoss(StyleGAN2Loss):
     ) -> None:
         is_main = phase in ("Gmain", "Gboth")
         with_pairs = is_main and self.pairs_due()
+        with_lengths = phase in ("Greg", "Gboth") and self.block_pl_weight != 0
         # Only the last backward pass of a phase may synchronise gradients across GPUs.
-        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_pairs, gain)
+        host_sync = sync and not (with_lengths or with_pairs)
+        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, host_sync, gain)
+        if with_lengths:
+            self.block_path_length(gen_z, gen_c, sync and not with_pairs).mean().mul(gain).backward()
         if with_pairs:
             outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
             training_stats.report("Loss/ssn/distortion", outside)
@@ -94,6 +107,21 @@ class DistortionLoss(StyleGAN2Loss):
             loss.mean().mul(gain * self.distortion_interval).backward()
         if is_main and sync:  # the last accumulation round: an optimiser step follows
             self.main_steps += 1
+
+    def block_path_length(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """(length - running mean)^2 of one block per image, weighted, for a part of the batch; as the host's. [n]"""
+        n = max(len(gen_z) // self.pl_batch_shrink, 1)
+        img, ws = self.run_G(gen_z[:n], gen_c[:n], sync=sync)
+        lengths = random_block_path_lengths(img, ws, unwrapped(self.G_synthesis).block_grid, self.pl_outside_weight)
+        # The new mean enters the penalty with its gradient; what is kept for the next step has none.
+        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
+        self.pl_mean.copy_(pl_mean.detach())
+        penalty = (lengths - pl_mean).square()
+        training_stats.report("Loss/pl_penalty", penalty)
+        loss = penalty * self.block_pl_weight
+        training_stats.report("Loss/G/reg", loss)
+        # Distributed training waits for a gradient of every parameter, zero where the penalty has none.
+        return loss + img[:, 0, 0, 0] * 0
 
     def pairs_due(self) -> bool:
         """Does the current optimiser step include a term? Not the distortion where nothing lies outside a block."""

@@ -123,9 +123,12 @@ def adopt_structure(args: dict[str, Any], networks: Mapping[str, Any]) -> dict[s
     """Give the networks of an SSN's option tree the widths, depths and architecture of those of a file.
 
     args: keyword arguments of `training_loop`.  Returns an edited copy. Precision, minibatch groups and frozen layers
-    stay those of the options: they belong to the run, not to the weights.
+    stay those of the options: they belong to the run, not to the weights. Raises ValueError where the options ask for
+    an architecture that is not that of the file.
     """
     args = copy.deepcopy(args)
+    _check_architecture("--g-arch", args["G_kwargs"]["synthesis_kwargs"], networks["G"])
+    _check_architecture("--d-arch", args["D_kwargs"], networks["D"])
     structure = generator_structure(networks["G"])
     G_kwargs = args["G_kwargs"]
     for key in ("mapping_kwargs", "synthesis_kwargs"):
@@ -138,6 +141,14 @@ def adopt_structure(args: dict[str, Any], networks: Mapping[str, Any]) -> dict[s
             else:
                 args["D_kwargs"][key] = value
     return args
+
+
+def _check_architecture(option: str, kwargs: Mapping[str, Any], network: Any) -> None:
+    """Raise ValueError if `kwargs` names another architecture than that of a network, None if there is none."""
+    modules = network.modules() if network is not None else ()
+    theirs = next((module.architecture for module in modules if hasattr(module, "architecture")), None)
+    if theirs is not None and kwargs.get("architecture", theirs) != theirs:
+        raise ValueError(f"{option} must be that of --resume, {theirs}, got {kwargs['architecture']}")
 
 
 @torch.no_grad()

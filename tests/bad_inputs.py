@@ -364,6 +364,7 @@ TRAIN: list[Overrides] = [
     *({"--gamma": text} for text in ("nan", "-1", "inf")), *({"--tick": text} for text in ("0", "nan", "-2", "inf")),
     *({option: text} for option in ("--kimg", "--batch", "--snap", "--workers", "--subset") for text in ("0", "-3")),
     {"--gpus": "3"}, {"--gpus": "-1"}, {"--seed": "-1"}, {"--seed": str(2**70)}, {"--freezed": "-1"},
+    {"--g-arch": "dense"}, {"--d-arch": "none"},
     {"--subset": "99"},
     {"--metrics": "beauty"}, {"--metrics": "fid50k_full,"}, {"--aug": "fixed"}, {"--aug": "fixed", "--p": "2"},
     {"--aug": "fixed", "--p": "nan"}, {"--p": "0.5"}, {"--aug": "noaug", "--target": "0.5"}, {"--target": "nan"},
@@ -372,8 +373,9 @@ TRAIN: list[Overrides] = [
     {"--outdir": None}, {"--data": None}, {"--data": ""}, {"--lambda": "1"},
     *({"--cfg": "ssn", option: text} for option, text in [
         ("--blocks", "3x3"), ("--blocks", "4"), ("--blocks", "0x0"), ("--blocks", "16x16"), ("--blocks", "-1x4"),
-        ("--lambda", "-1"), ("--lambda", "nan"), ("--distortion-interval", "0"), ("--style-resolution", "3"),
-        ("--style-resolution", "-4"), ("--block-dim", "0"), ("--encoder", "dense"), ("--encoder-init", "ones"),
+        ("--lambda", "-1"), ("--lambda", "nan"), ("--pl-outside", "-1"), ("--distortion-interval", "0"),
+        ("--style-resolution", "3"), ("--style-resolution", "-4"), ("--block-dim", "0"), ("--encoder", "dense"),
+        ("--encoder-init", "ones"),
     ]),
 ]  # fmt: skip
 

@@ -11,9 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 
+from metrics import detectors, metric_utils
 from training.networks import Discriminator, Generator
+
+
+def forget_detectors(patch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Use no detectors, hashes and statistics but those that are found from now on, and note them in this folder."""
+    patch.setenv("DNNLIB_CACHE_DIR", str(cache))
+    patch.delenv(detectors.DIR_VARIABLE, raising=False)
+    patch.setattr(detectors, "_detector_dir", None)
+    patch.setattr(detectors, "_hashes", {})
+    patch.setattr(metric_utils, "_loaded_detectors", {})
 
 
 class TinyInception(torch.nn.Module):

@@ -17,9 +17,9 @@ import PIL.Image
 import pytest
 from bad_inputs import NUMBER_OF_CASES, WORKING, Case, command_line, make_cases, png
 from click.testing import CliRunner
+from metric_fixtures import forget_detectors
 from network_file_helpers import generator, snapshot
 
-from metrics import detectors
 from ssn_plugin import host, transfer
 from training import network_export
 
@@ -51,9 +51,7 @@ def run(command: str, args: list[str]):
 def own_cache(tmp_path_factory):
     """Statistics of data sets are kept elsewhere than in the cache of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(detectors, "_hashes", {})
-        patch.setattr(detectors, "_detector_dir", None)
+        forget_detectors(patch, tmp_path_factory.mktemp("cache"))
         yield
 
 

@@ -13,10 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from metric_fixtures import dataset_kwargs, tiny_generator, write_detectors, write_images, write_snapshot
+from metric_fixtures import (
+    dataset_kwargs,
+    forget_detectors,
+    tiny_generator,
+    write_detectors,
+    write_images,
+    write_snapshot,
+)
 
 import calc_metrics
-from metrics import detectors, metric_utils
+from metrics import detectors
 from ssn_plugin.networks import SSNGenerator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,11 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv(detectors.DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(detectors, "_detector_dir", None)
-    monkeypatch.setattr(detectors, "_hashes", {})
-    monkeypatch.setattr(metric_utils, "_loaded_detectors", {})
+    forget_detectors(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -119,17 +122,27 @@ def test_two_processes_give_the_result_of_one(network, ssn, tmp_path):
     """Spawned processes need the real command, not a runner inside this one."""
     def measure(*args):
         done = subprocess.run(
-            [sys.executable, "calc_metrics.py", *args], cwd=ROOT, capture_output=True, text=True,
+            [sys.executable, *args], cwd=ROOT, capture_output=True, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    for path, names in ((network, "rfid11_full,swd9"), (ssn, "ssn_distortion9,ssn_leak9")):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for path, names, launcher, gpus in ((network, "rfid11_full,swd9", [], 2),
+                                        (ssn, "ssn_distortion9,ssn_leak9", torchrun, 0)):
         one = results_of(run(f"--network={path}", f"--metrics={names}", "--gpus=0"))
-        two = measure(f"--network={path}", f"--metrics={names}", "--gpus=2")
+        two = measure(*launcher, "calc_metrics.py", f"--network={path}", f"--metrics={names}", f"--gpus={gpus}")
         assert [line["num_gpus"] for line in two] == [2, 2]
         for a, b in zip(one, two):
             assert a["results"] == pytest.approx(b["results"], rel=1e-4)
+
+
+def test_a_launcher_decides_on_the_number_of_processes(network, monkeypatch):
+    for name, value in dict(RANK=0, WORLD_SIZE=3).items():
+        monkeypatch.setenv(name, str(value))
+    result = run(f"--network={network}", "--metrics=swd8", "--gpus=2")
+    assert result.exit_code == 2 and result.stderr == (
+        "Error: --gpus must be 0 for the CPU or 3, the number of processes that were launched, got 2\n")
 
 
 def test_results_can_be_compared(network, tmp_path):

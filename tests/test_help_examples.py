@@ -23,10 +23,9 @@ import PIL.Image
 import pytest
 from bad_inputs import WORKING
 from click.testing import CliRunner
-from metric_fixtures import write_detectors
+from metric_fixtures import forget_detectors, write_detectors
 from network_file_helpers import discriminator, generator, snapshot
 
-from metrics import detectors
 from ssn_plugin import host, launch, transfer
 from training import network_export
 
@@ -47,9 +46,9 @@ RUNS = {
         "--outdir=runs --data=labelled.zip --cfg=ssn --dry-run --gpus=0 --snap=1 --tick=1 --metrics=none --keep=2 "
         "--seed=1 --keep-best=rfid2_full --log=wandb --cond=1 --subset=3 --mirror=1 --gamma=1 --kimg=1 --batch=4 "
         "--batch-gpu=2 --aug=fixed --p=0.2 --augpipe=bg --freezed=1 --fp32=1 --nhwc=1 --nobench=1 --allow-tf32=1 "
-        "--workers=1 --blocks=2x2 --lambda=10 --diversity=0.1 --diversity-cap=0.2 --distortion-interval=2 "
-        "--distortion-reduction=sum --encoder=gated --encoder-init=zero --style-resolution=8 --block-dim=16 "
-        "--channels=8 --style-mixing=0.5",
+        "--workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 --diversity=0.1 --diversity-cap=0.2 "
+        "--distortion-interval=2 --distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
+        "--style-resolution=8 --block-dim=16 --channels=8 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
         "--trust-pickle",
         "--outdir=started --continue --kimg=2 --dry-run",
@@ -145,9 +144,7 @@ def examples_of(command: str) -> list[str]:
 def own_cache(tmp_path_factory):
     """Statistics and hashes of detectors are noted elsewhere than in the cache of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(detectors, "_hashes", {})
-        patch.setattr(detectors, "_detector_dir", None)
+        forget_detectors(patch, tmp_path_factory.mktemp("cache"))
         yield
 
 

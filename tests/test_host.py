@@ -172,7 +172,7 @@ def test_a_host_without_place_for_plugins_trains_an_ssn_from_a_stylegan2_in_two_
 def contract_only(monkeypatch):
     """Hides the modules that only this host has."""
     exists = host._exists
-    own = ("training.config", "training.network_files", "training.network_export")
+    own = ("training.config", "training.network_files", "training.network_names", "training.network_export")
     monkeypatch.setattr(host, "_exists", lambda name: name not in own and exists(name))
 
 

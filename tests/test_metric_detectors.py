@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from metric_fixtures import TinyInception, save_torchscript, write_detectors
+from metric_fixtures import TinyInception, forget_detectors, save_torchscript, write_detectors
 
 import dnnlib
 from metrics import content_hash, detectors, metric_utils
@@ -21,11 +21,7 @@ from metrics.random_vgg16 import BLOCKS, NUM_FEATURES, RandomVGG16, fit_resoluti
 
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch, tmp_path):
-    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv(detectors.DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(detectors, "_detector_dir", None)
-    monkeypatch.setattr(detectors, "_hashes", {})
-    monkeypatch.setattr(metric_utils, "_loaded_detectors", {})
+    forget_detectors(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from metric_fixtures import dataset_kwargs, tiny_generator, write_detectors, write_images
+from metric_fixtures import dataset_kwargs, forget_detectors, tiny_generator, write_detectors, write_images
 
-from metrics import detectors, metric_main, metric_utils
+from metrics import detectors, metric_main
 
 CPU = torch.device("cpu")
 STOCK = ["fid50k_full", "kid50k_full", "pr50k3_full", "ppl2_wend", "is50k", "fid50k", "kid50k", "pr50k3", "ppl_zfull",
@@ -18,11 +18,8 @@ STOCK = ["fid50k_full", "kid50k_full", "pr50k3_full", "ppl2_wend", "is50k", "fid
 
 @pytest.fixture
 def local_detectors(tmp_path, monkeypatch):
-    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
+    forget_detectors(monkeypatch, tmp_path / "cache")
     monkeypatch.setenv(detectors.DIR_VARIABLE, str(write_detectors(tmp_path / "detectors")))
-    monkeypatch.setattr(detectors, "_detector_dir", None)
-    monkeypatch.setattr(detectors, "_hashes", {})
-    monkeypatch.setattr(metric_utils, "_loaded_detectors", {})
 
 
 def test_stock_metrics_are_registered_first_and_in_order():

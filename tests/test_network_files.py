@@ -29,7 +29,7 @@ from network_file_helpers import (
 
 import legacy
 from ssn_plugin.networks import SSNGenerator
-from training import network_export, network_files, rosinality, safetensors_io
+from training import network_export, network_files, network_names, rosinality, safetensors_io
 from training.networks import Discriminator, Generator
 
 
@@ -373,15 +373,15 @@ def test_a_reference_rosinality_network_is_reproduced(shared, monkeypatch):
 
 def test_short_names_resolve_to_the_published_files():
     base = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/"
-    assert network_files.resolve_network("ffhq512") == base + "ffhq-res512-mirror-stylegan2-noaug.pkl"
-    assert network_files.resolve_network("lsundog256") == base + "lsundog-res256-paper256-kimg100000-noaug.pkl"
-    assert network_files.resolve_network("https://example.com/a.pkl") == "https://example.com/a.pkl"
+    assert network_names.resolve_network("ffhq512") == base + "ffhq-res512-mirror-stylegan2-noaug.pkl"
+    assert network_names.resolve_network("lsundog256") == base + "lsundog-res256-paper256-kimg100000-noaug.pkl"
+    assert network_names.resolve_network("https://example.com/a.pkl") == "https://example.com/a.pkl"
     with pytest.raises(ValueError, match="network nowhere.pkl is not an existing file, a URL or one of ffhq256"):
-        network_files.resolve_network("nowhere.pkl")
+        network_names.resolve_network("nowhere.pkl")
 
 
 def test_the_list_of_short_names_says_resolution_source_and_licence():
-    text = network_files.network_help()
+    text = network_names.network_help()
     for name, resolution in [("ffhq256", 256), ("ffhq512", 512), ("ffhq1024", 1024), ("celebahq256", 256)]:
         line = next(line for line in text.splitlines() if name in line)
         assert f"{resolution} px" in line and "NVIDIA" in line
@@ -397,7 +397,7 @@ def test_a_conversion_writes_a_card_that_says_what_the_file_is(tmp_path):
     assert lines == [f"wrote {dest}", f"wrote {tmp_path / 'out-card.md'}"]
     for words in ("16x16, 3 channels", "| Latent grid | 2x4 |", "SSNGenerator", str(source), "not stated"):
         assert words in card
-    assert network_files.licence_of("ffhq256") == network_files.NVIDIA_LICENCE
+    assert network_names.licence_of("ffhq256") == network_names.NVIDIA_LICENCE
 
 
 @pytest.mark.parametrize("name", ["network.pkl", "network.safetensors"])

@@ -79,6 +79,7 @@ def test_anything_else_is_no_block_grid(text):
     (dict(channels=0), "--channels must be at least 1, got 0"),
     (dict(style_mixing_prob=1.5), "--style-mixing must be between 0 and 1, got 1.5"),
     (dict(diversity_weight=-1.0), "--diversity must be at least 0, got -1"),
+    (dict(pl_outside_weight=-1.0), "--pl-outside must be at least 0, got -1"),
     (dict(diversity_weight=1.0, diversity_cap=0.0), "--diversity-cap must be more than 0, got 0"),
     (dict(diversity_cap=0.5), "--diversity-cap has no effect without --diversity, got 0.5"),
 ])
@@ -131,6 +132,14 @@ def test_ssn_plus_adds_a_global_code_and_a_reward_and_its_settings_can_be_overru
         data=data, cfg="ssn", distortion_weight=5.0, diversity_weight=0.5, diversity_cap=0.125,
     )[1]
     assert args == plain
+
+
+def test_a_weight_outside_makes_path_lengths_those_of_blocks(data):
+    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", pl_outside_weight=4.0)
+    assert desc.endswith("-ssn-blocks4x4-lambda100-ploutside4")
+    plain = setup_training_loop_kwargs(data=data, cfg="ssn", pl_outside_weight=1.0)[1]
+    assert "pl_outside_weight" not in plain.loss_kwargs
+    assert args.loss_kwargs == dict(plain.loss_kwargs, pl_outside_weight=4)
 
 
 def test_the_baseline_is_stylegan2_with_the_size_and_settings_of_an_ssn(data, device):

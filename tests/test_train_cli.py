@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import train
 from training import launch, run_folders
+from training.network_names import short_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,8 +104,8 @@ def test_two_runs_that_start_at_once_get_a_folder_each(folder, monkeypatch):
     (["--blocks=4x4"], "Error: --blocks can only be given with --cfg=ssn"),
     (["--lambda=-2", "--cfg=ssn"], "Error: --lambda must be at least 0, got -2"),
     (["--data=nowhere"], "Error: --data: "),
-    (["--resume=lost.pkl"], "Error: --resume must be an existing file, a URL, noresume, latest or one of ffhq256, "
-                            "ffhq512, ffhq1024, celebahq256, lsundog256, got lost.pkl"),
+    (["--resume=lost.pkl"], "Error: --resume must be an existing file, a URL, noresume, latest or one of "
+                            f"{', '.join(short_names())}, got lost.pkl"),
     (["--kimg=ten"], "Error: Invalid value for '--kimg': 'ten' is not a valid integer."),
     (["--cfg=huge"], "Error: Invalid value for '--cfg': 'huge' is not one of"),
 ])

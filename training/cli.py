@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 
 from torch_utils.allocator import keep_freed_memory
+from training.network_names import network_help
 
 NUMERIC_LIBRARIES = ("torch", "numpy", "scipy")
 
@@ -53,17 +54,22 @@ class Command(click.Command):
 
 
 def network_option(required: bool = True) -> Callable[[Any], Any]:
-    """The option `--network` of every command that reads a network; `--network=help` lists the published ones."""
+    """The option `--network` of every command that reads a network; `--network=help` lists the short names."""
     return click.option(
-        "--network", required=required, metavar="PATH|URL|NAME", callback=_list_networks, is_eager=True,
+        "--network", required=required, metavar="PATH|URL|NAME", callback=list_networks, is_eager=True,
         help="Network file: path, URL, or a short name that --network=help lists",
     )
 
 
-def _list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value == "help":
-        from training.network_files import network_help  # imports torch
+def trust_option() -> Callable[[Any], Any]:
+    """The option `--trust-pickle` that goes with `--network`."""
+    return click.option(
+        "--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust")
 
+
+def list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback of an eager parameter that names a network: `help` prints the short names and ends the command."""
+    if value == "help":
         click.echo(network_help())
         ctx.exit()
     return value

@@ -1,6 +1,6 @@
 """Options of train.py -> keyword arguments of `training.training_loop.training_loop`.
 
-The cfg table, the resume table and the augmentation sets are data; `setup_training_loop_kwargs` is the one function
+The cfg table and the augmentation sets are data; `setup_training_loop_kwargs` is the one function
 that turns options into the tree of arguments. A plugin adds a `--cfg` of its own with `register_cfg`.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dnnlib
 from dnnlib import EasyDict
 from training.image_size import check_image_size
+from training.network_names import resolve_short_name
 from training.plugins import import_cfgs, import_metrics
 from training.trackers import check_trackers
 
@@ -87,15 +88,7 @@ def auto_spec(resolution: int, gpus: int) -> CfgSpec:
     )
 
 
-TRANSFER_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
-RESUME_FILES = {
-    "ffhq256": "ffhq-res256-mirror-paper256-noaug.pkl",
-    "ffhq512": "ffhq-res512-mirror-stylegan2-noaug.pkl",
-    "ffhq1024": "ffhq-res1024-mirror-stylegan2-noaug.pkl",
-    "celebahq256": "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl",
-    "lsundog256": "lsundog-res256-paper256-kimg100000-noaug.pkl",
-}
-
+ARCHITECTURES = ("orig", "skip", "resnet")  # how resolutions are joined (Karras et al. 2020a, Figure 7)
 AUGMENTATIONS = ("noaug", "ada", "fixed")
 
 _BLIT = dict(xflip=1, rotate90=1, xint=1)
@@ -197,6 +190,8 @@ class TrainOptions:
     subset: int | None = None
     mirror: bool | None = None
     cfg: str | None = None
+    g_arch: str | None = None
+    d_arch: str | None = None
     gamma: float | None = None
     kimg: int | None = None
     batch: int | None = None
@@ -257,6 +252,8 @@ class TrainOptions:
             rule = f"must be a multiple of --gpus={self.num_gpus}"
             _require(self.batch % self.num_gpus == 0, "batch", rule, self.batch)
         _require_choice("cfg", self.cfg, cfg_names())
+        _require_choice("g-arch", self.g_arch, ARCHITECTURES)
+        _require_choice("d-arch", self.d_arch, ARCHITECTURES)
         _check_metrics("metrics", self.metrics or [])
         _check_metrics("keep-best", [self.keep_best] if self.keep_best is not None else [])
         try:
@@ -313,7 +310,8 @@ def setup_training_loop_kwargs(**options: Any) -> tuple[str, EasyDict]:
         args.D_kwargs.architecture = "orig"
     _add_run_settings(args, opts)
     cfg_name = [f"auto{opts.num_gpus}" if cfg == "auto" else cfg]
-    details = _override_schedule(args, opts) + _add_augmentation(args, opts) + _add_transfer(args, opts)
+    details = _override_architecture(args, opts) + _override_schedule(args, opts)
+    details += _add_augmentation(args, opts) + _add_transfer(args, opts)
     _set_performance(args, opts)
     if cfg in _extensions:
         try:
@@ -430,6 +428,17 @@ def _add_keeping(args: EasyDict, opts: TrainOptions) -> None:
         args.trackers = list(opts.log)
 
 
+def _override_architecture(args: EasyDict, opts: TrainOptions) -> list[str]:
+    parts = []
+    if opts.g_arch is not None:
+        args.G_kwargs.synthesis_kwargs.architecture = opts.g_arch
+        parts.append(f"garch{opts.g_arch}")
+    if opts.d_arch is not None:
+        args.D_kwargs.architecture = opts.d_arch
+        parts.append(f"darch{opts.d_arch}")
+    return parts
+
+
 def _override_schedule(args: EasyDict, opts: TrainOptions) -> list[str]:
     parts = []
     if opts.gamma is not None:
@@ -469,11 +478,11 @@ def _add_transfer(args: EasyDict, opts: TrainOptions) -> list[str]:
     if opts.resume == "noresume":
         parts.append("noresume")
     elif opts.resume not in (None, "latest"):
-        known = opts.resume in RESUME_FILES
-        args.resume_pkl = f"{TRANSFER_URL}/{RESUME_FILES[opts.resume]}" if known else opts.resume
+        target = resolve_short_name(opts.resume)
+        args.resume_pkl = target or opts.resume
         args.ada_kimg = 100     # a trained network needs p sooner
         args.ema_rampup = None  # and its moving average need not warm up
-        parts.append(f"resume{opts.resume}" if known else "resumecustom")
+        parts.append(f"resume{opts.resume.replace(':', '-')}" if target else "resumecustom")
     if opts.trust_pickle:
         _require("resume_pkl" in args, "trust-pickle", "needs a network given with --resume", opts.resume or "noresume")
         args.trust_pickle = True

@@ -19,6 +19,11 @@ def class_option() -> Callable[[Any], Any]:
     return click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")
 
 
+def device_option() -> Callable[[Any], Any]:
+    """The option `--device`."""
+    return click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
+
+
 def usable_class(G: torch.nn.Module, class_idx: int | None) -> int | None:
     """The class to generate; None, with a warning where one was given, for an unconditional network."""
     if G.c_dim == 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 import dnnlib
 from dnnlib import EasyDict
-from training import config, construction, processes, run_state
+from training import config, construction, network_names, processes, run_state
 from training.cli import OneLineError, one_line_errors
 from training.place import Place
 from training.plugins import import_plugins
@@ -77,7 +77,7 @@ def new_run(desc: str, args: EasyDict, outdir: str) -> EasyDict:
     """Create a run folder below `outdir`. What can be checked is checked before."""
     resume = args.get("resume_pkl")
     if resume and not dnnlib.util.is_url(resume, allow_file_urls=True) and not os.path.isfile(resume):
-        known = ", ".join(config.RESUME_FILES)
+        known = ", ".join(network_names.short_names())
         raise config.UserError(
             f"--resume must be an existing file, a URL, noresume, latest or one of {known}, got {resume}")
     check(args, outdir)

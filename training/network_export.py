@@ -22,6 +22,8 @@ from training.networks import Discriminator, side_lengths
 
 SUFFIXES = (".pkl", ".safetensors", ".pt")
 CONFIG_NAME = "config.json"
+LIMITS = ("The images follow the data that the network was trained on, with its gaps and its biases; they show nothing "
+          "and nobody real.")
 PROTOCOL = 4  # of pickle: what every supported Python reads, and the same bytes with all of them
 
 
@@ -48,8 +50,9 @@ def _save_pickle(networks: Mapping[str, Any], path: Path) -> list[str]:
     """The snapshot of the PyTorch hosts: each network with its source text, on the CPU, for inference."""
     notes = []
     snapshot: dict[str, Any] = dict(training_set_kwargs=networks.get("training_set_kwargs"))
+    copies = {id(networks.get(key)): _for_snapshot(networks.get(key), key) for key in NETWORK_KEYS}
     for key in NETWORK_KEYS:
-        snapshot[key] = _for_snapshot(networks.get(key), key)
+        snapshot[key] = copies[id(networks.get(key))]  # a module under two keys is stored once
     if snapshot["D"] is None:
         snapshot["D"] = _untrained_discriminator(snapshot["G_ema"])
         notes.append("D is untrained: the source has none, and the hosts that read this format insist on one")
@@ -131,7 +134,21 @@ def model_card(
     networks: Mapping[str, Any], path: str | os.PathLike, source: str, licence: str, notes: list[str]
 ) -> str:
     """Markdown text that says what a network file holds, where it came from and what it may be used for."""
-    path, G = Path(path), networks["G_ema"]
+    path = Path(path)
+    rows = [
+        *describe_networks(networks), ("Source", source), ("Licence", licence), ("SHA-256 of the file", sha256(path)),
+    ]
+    lines = [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
+    lines += ["## Use", "", "```", f"python generate.py --network={path.name} --seeds=0-3 --outdir=out", "```", ""]
+    lines += ["## Conversion", "", *(f"- {note}" for note in notes or ["All networks were kept as they are."]), ""]
+    lines += ["## Limits", "", f"{LIMITS} Converting a file changes neither its quality nor the terms under which it "
+              "may be used.", ""]
+    return "\n".join(lines)
+
+
+def describe_networks(networks: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the networks are, as rows of a model card."""
+    G = networks["G_ema"]
     height, width = side_lengths(G.img_resolution)
     rows = [
         ("Images", f"{width}x{height}, {G.img_channels} channels"),
@@ -143,25 +160,15 @@ def model_card(
         rows.insert(2, ("Latent grid", " + ".join(f"{rows}x{columns}" for rows, columns in G.block_grid)))
     if networks.get("D") is not None:
         rows.append(("Discriminator", f"{type(networks['D']).__name__}, {_num_parameters(networks['D']):,} parameters"))
-    rows += [("Source", source), ("Licence", licence), ("SHA-256 of the file", _sha256(path))]
-    lines = [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
-    lines += ["## Use", "", "```", f"python generate.py --network={path.name} --seeds=0-3 --outdir=out", "```", ""]
-    lines += ["## Conversion", "", *(f"- {note}" for note in notes or ["All networks were kept as they are."]), ""]
-    lines += [
-        "## Limits",
-        "",
-        "The images follow the data that the network was trained on, with its gaps and its biases; they show nothing "
-        "and nobody real. Converting a file changes neither its quality nor the terms under which it may be used.",
-        "",
-    ]
-    return "\n".join(lines)
+    return rows
 
 
 def _num_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

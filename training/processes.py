@@ -27,7 +27,7 @@ import torch
 from torch_utils import training_stats
 from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
-from training.place import Place
+from training.place import Place, launched_place
 
 TIMEOUT = datetime.timedelta(hours=1)  # for the others: one process may hash a data set or compute a metric alone
 GRACE = 30                             # seconds that processes have to finish writing when another one has ended
@@ -154,6 +154,24 @@ def compute_first(place: Place, compute: Callable[[], Any]) -> Any:
     if failed:
         sys.exit(2)
     return result
+
+
+def run(job: Job, num_processes: int, argument: Any, on_cpu: bool = False) -> None:
+    """Call `job(place, argument)` in the processes of a launcher, if one has started this one; otherwise `start` them.
+
+    Raises ValueError if the launcher has started another number than one that was asked for.
+    """
+    place = launched_place()
+    if place is None:
+        start(job, num_processes, argument, on_cpu)
+        return
+    if num_processes not in (1, place.num_processes):
+        raise ValueError(f"--gpus must be 0 for the CPU or {place.num_processes}, the number of processes that were "
+                         f"launched, got {num_processes}")
+    with connected(place, choose_device(place, on_cpu)):
+        job(place, argument)
+    if place.num_processes > 1:
+        leave()
 
 
 def start(job: Job, num_processes: int, argument: Any, on_cpu: bool = False) -> None:

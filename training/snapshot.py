@@ -156,6 +156,11 @@ def save_network_snapshot(snapshot: Mapping[str, Any], fname: str) -> None:
         pickle.dump(dict(snapshot), file, protocol=4)  # the newest that every supported Python reads
 
 
+def network_architecture(network: torch.nn.Module) -> str | None:
+    """How a generator or discriminator of any host joins resolutions: orig, skip or resnet; None where it is unsaid."""
+    return next((module.architecture for module in network.modules() if hasattr(module, "architecture")), None)
+
+
 def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], trust: bool = False) -> None:
     """Copy parameters and buffers of equal name from a network file.
 
@@ -163,12 +168,18 @@ def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], tr
     it cannot is printed, tensor by tensor.
     resume_pkl: path or URL.  networks: by the names in the file, `G`, `D`, `G_ema`.
     trust: allow a pickle to run the code it brings along.
-    Raises ValueError naming the first parameter that has another shape in the file.
+    Raises ValueError naming a network of another architecture, or the first parameter that has another shape in the
+    file.
     """
     snapshot = load_networks(resume_pkl, trust=trust)
-    for name in networks:
+    for name, network in networks.items():
         if snapshot[name] is None:
             raise ValueError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
+        theirs, ours = network_architecture(snapshot[name]), network_architecture(network)
+        # Many tensors would fit by name and shape, but they have learned to work with others.
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(f"{os.path.basename(resume_pkl)} does not fit this run: {name} must have the architecture "
+                             f"{ours}, it has {theirs}; --{name[0].lower()}-arch={theirs} goes with it")
     differences = config.take_over(snapshot, networks)
     if differences is not None:
         print(f"Transferred from {resume_pkl}; {len(differences)} tensors differ:")
