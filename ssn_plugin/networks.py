@@ -23,7 +23,7 @@ from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
-STRIP = 2**18                    # numbers of a strip of activations: with its factors it fits a core's level-2 cache
+STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -164,8 +164,17 @@ class SpreadMap:
                 for part in self.parts
             ]
         parts = [part[index] for part in self._tall]
-        parts = [part if part.shape[3] == 1 else resize(part, (part.shape[2], self.size[1])) for part in parts]
+        parts = [part if part.shape[3] == 1 else widen(part, self.size[1]) for part in parts]
         return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask[index])
+
+
+def widen(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """Rows of one sample enlarged along the width: [1, C, h, r] -> [1, C, h, width]
+
+    They are handed over as samples, since those are what torch divides among its threads.
+    """
+    samples = rows.squeeze(0).transpose(0, 1).unsqueeze(2)  # [h, C, 1, r]
+    return resize(samples, (1, width)).squeeze(2).transpose(0, 1).unsqueeze(0)
 
 
 def strips(x: torch.Tensor) -> list:
@@ -175,9 +184,10 @@ def strips(x: torch.Tensor) -> list:
     where autograd does not record every strip; elsewhere the only strip is everything.
     """
     n, c, h, w = x.shape
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= STRIP:
+    size = STRIP * torch.get_num_threads()
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= size:
         return [Ellipsis]
-    rows = max(STRIP // (c * w), 1)
+    rows = max(size // (c * w), 1)
     return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
 
 

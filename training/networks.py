@@ -19,7 +19,7 @@ from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
-STRIP = 2**18                    # numbers of a strip of activations, which fits a core's level-2 cache
+STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -113,9 +113,10 @@ def strips(x: torch.Tensor) -> list:
     the only strip is everything.
     """
     n, c, h, w = x.shape
-    if x.device.type != "cpu" or x.numel() <= STRIP:
+    size = STRIP * torch.get_num_threads()
+    if x.device.type != "cpu" or x.numel() <= size:
         return [Ellipsis]
-    rows = max(STRIP // (c * w), 1)
+    rows = max(size // (c * w), 1)
     return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
 
 
