@@ -52,7 +52,7 @@ Norms = dict[str, np.ndarray]       # layer, or layer + BEFORE -> [N, H, W]
 Scores = dict[str, dict[str, float]]  # likewise -> mean, error, largest
 
 
-# Training ------------------------------------------------------------------------------------------
+# Training
 
 
 def train_options(layer: str, run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def load_average(G: Any, run_dir: Path) -> None:
     run_state.copy_tensors(saved["networks"]["G_ema"], own, "G_ema.")
 
 
-# Measurement ---------------------------------------------------------------------------------------
+# Measurement
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def make_layer(layer: str, outdir: Path, settings: dict[str, Any]) -> None:
     write_json(result, run_dir / "scores.json")
 
 
-# Report --------------------------------------------------------------------------------------------
+# Report
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -275,7 +275,7 @@ def write_report(outdir: Path, settings: dict[str, Any]) -> None:
     draw_heat_maps(outdir, layers, outdir / "heat-maps.png")
 
 
-# Command -------------------------------------------------------------------------------------------
+# Command
 
 
 def claim(outdir: Path, settings: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ def parse_variant(text: str) -> tuple[str, tuple[str, ...]]:
     return name, options if own_cfg else ("--cfg=ssn", *options)
 
 
-# Commands ----------------------------------------------------------------------------------------
+# Commands
 
 
 def script(name: str) -> list[str]:
@@ -170,7 +170,7 @@ def sheets_command(plan: Plan, point: Point, network: Path) -> list[str]:
             f"--pairs={plan.pairs}"]
 
 
-# The state of a point, as its folder tells it ------------------------------------------------------
+# The state of a point, as its folder tells it
 
 
 def missing_metrics(plan: Plan, point: Point, network: Path) -> list[str]:
@@ -224,7 +224,7 @@ def claim(plan: Plan, point: Point, commit: str, machine: str) -> None:
         json.dump(made, file, indent=2)
 
 
-# Work --------------------------------------------------------------------------------------------
+# Work
 
 
 class Workers:

@@ -59,7 +59,7 @@ class Summary(NamedTuple):
     high: float
 
 
-# Reading -----------------------------------------------------------------------------------------
+# Reading
 
 
 def read_points(outdir: Path) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def training_seconds(stats: Path) -> float | None:
     return json.loads(lines[-1])["Timing/total_sec"]["mean"] if lines else None
 
 
-# Tables ------------------------------------------------------------------------------------------
+# Tables
 
 
 def final_scores(point: dict[str, Any]) -> dict[str, float]:
@@ -292,7 +292,7 @@ def shorten(argument: str) -> str:
     return f"{option}{equals}{Path(value).name}" if "/" in value else argument
 
 
-# Figure and files --------------------------------------------------------------------------------
+# Figure and files
 
 
 def draw_pareto(summaries: dict[str, dict[str, Summary]], path: Path) -> bool:

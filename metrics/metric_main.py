@@ -187,7 +187,7 @@ register_detector(r"(fid|kid|is)\d.*", detectors.INCEPTION_URL)
 register_detector(r"(pr\d|ppl[\d_]).*", detectors.VGG16_URL)
 
 
-# Recommended metrics: all real images against 50,000 generated ones ------------------------------
+# Recommended metrics: all real images against 50,000 generated ones
 
 
 @register_metric
@@ -220,7 +220,7 @@ def is50k(opts):
     return _is(opts, "is50k", num_gen=50_000)
 
 
-# Metrics of older papers -------------------------------------------------------------------------
+# Metrics of older papers
 
 
 @register_metric
@@ -265,7 +265,7 @@ def ppl_wend(opts):
     return _ppl(opts, "ppl_wend", 50_000, space="w", sampling="end", crop=True)
 
 
-# The same at any sample count --------------------------------------------------------------------
+# The same at any sample count
 
 
 @register_family(rf"(?P<kind>r?)fid{COUNT}(?P<full>_full)?")

@@ -74,7 +74,7 @@ def default_device(rank: int) -> torch.device:
     return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-# Detectors ---------------------------------------------------------------------------------------
+# Detectors
 
 
 _loaded_detectors: dict[tuple[str, str], torch.nn.Module] = {}
@@ -110,7 +110,7 @@ def run_detector(opts: MetricOptions, url: str, detector_kwargs: dict[str, Any],
         return detectors.run(detector, url, sampling.to_three_channels(img).to(opts.device), **detector_kwargs)
 
 
-# Feature statistics ------------------------------------------------------------------------------
+# Feature statistics
 
 
 class FeatureStats:
@@ -221,7 +221,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed here")
 
 
-# Real images -------------------------------------------------------------------------------------
+# Real images
 
 
 def open_dataset(opts: MetricOptions) -> Any:
@@ -370,7 +370,7 @@ def _read_cache(opts: MetricOptions, cache_file: str) -> FeatureStats | None:
     return stats if opts.rank == 0 else FeatureStats.load(cache_file)
 
 
-# Generated images --------------------------------------------------------------------------------
+# Generated images
 
 
 def frozen_generator(opts: MetricOptions) -> Any:

@@ -53,7 +53,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-# Estimates ---------------------------------------------------------------------------------------
+# Estimates
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
@@ -80,7 +80,7 @@ def _interval(value: float, standard_error: float) -> Estimate:
     return Estimate(float(value), float(value - Z_95 * standard_error), float(value + Z_95 * standard_error))
 
 
-# Pairs of images ---------------------------------------------------------------------------------
+# Pairs of images
 
 
 def measure_pairs(
@@ -184,7 +184,7 @@ def draw_noise(
     return [part.reshape(len(numbers), 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-# Statistics --------------------------------------------------------------------------------------
+# Statistics
 
 
 def distortion_statistics(
@@ -331,7 +331,7 @@ def jackknife_estimate(statistic: Callable[[np.ndarray], float], num_items: int,
     return _interval(statistic(everything), standard_error)
 
 
-# Metrics of the host -----------------------------------------------------------------------------
+# Metrics of the host
 
 
 def distortion_metric(opts: Any, name: str, count: int) -> dict[str, float]:

@@ -35,7 +35,7 @@ def means_and_deviations(y):
     return y.mean(dim=[2, 3]), y.var(dim=[2, 3], unbiased=False).sqrt()
 
 
-# Layers --------------------------------------------------------------------------------------------
+# Layers
 
 
 @pytest.mark.parametrize("layer", droplet_layers.LAYERS)
@@ -101,7 +101,7 @@ def test_a_normalised_layer_forgets_the_gain_of_its_kernel_and_a_blend_is_refuse
         module(x, encoded, mask=torch.zeros([1, 1, 8, 8]))
 
 
-# Measurement ---------------------------------------------------------------------------------------
+# Measurement
 
 
 def test_the_droplet_score_is_the_largest_over_the_median_norm():
@@ -153,7 +153,7 @@ def test_nothing_is_recorded_after_a_measurement():
     assert norms == {}
 
 
-# Comparison ----------------------------------------------------------------------------------------
+# Comparison
 
 
 @pytest.fixture(scope="module")
