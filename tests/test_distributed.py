@@ -165,25 +165,33 @@ def test_only_what_torch_says_about_lost_processes_is_taken_for_it(text, is_loss
     assert ("another process of the run is lost" in str(caught.value)) == is_loss and "pair.cc" not in str(caught.value)
 
 
-def counted_by_all(store, num_processes):
+@pytest.fixture
+def launcher_store():
+    """A store as that of torchrun, and a function that connects another process to it."""
+    server = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    return lambda: torch.distributed.TCPStore("localhost", server.port, is_master=False)
+
+
+def counted_by_all(connect, num_processes):
     """What each process counts; the first one comes last."""
+    def count(rank):
+        return processes.count_generations(connect(), Place(rank, num_processes))
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        others = [pool.submit(processes.count_generations, store, Place(rank, num_processes))
-                  for rank in range(1, num_processes)]
+        others = [pool.submit(count, rank) for rank in range(1, num_processes)]
         concurrent.futures.wait(others, timeout=0.2)
-        return [processes.count_generations(store, Place(0, num_processes)), *(other.result(10) for other in others)]
+        return [count(0), *(other.result(10) for other in others)]
 
 
-def test_restarted_processes_do_not_take_their_predecessors_for_each_other():
-    store = torch.distributed.HashStore()
-    counts = [counted_by_all(store, num_processes) for num_processes in (3, 3, 2, 4)]
+def test_restarted_processes_do_not_take_their_predecessors_for_each_other(launcher_store):
+    counts = [counted_by_all(launcher_store, num_processes) for num_processes in (3, 3, 2, 4)]
     assert counts == [[1, 1, 1], [2, 2, 2], [3, 3], [4, 4, 4, 4]]
 
 
-def test_a_process_that_does_not_come_is_named(monkeypatch):
+def test_a_process_that_does_not_come_is_named(launcher_store, monkeypatch):
     monkeypatch.setattr(processes, "TIMEOUT", datetime.timedelta(seconds=0.1))
     with pytest.raises(ConnectionError, match="process 1 of the run has not come within 0:00:00.1"):
-        processes.count_generations(torch.distributed.HashStore(), Place(0, 2))
+        processes.count_generations(launcher_store(), Place(0, 2))
 
 
 # A lost worker under torchrun

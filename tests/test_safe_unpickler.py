@@ -10,6 +10,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_plain_values_come_back_as_the_standard_library_has_them(protocol):
     if protocol < 2:  # where byte strings, sets and the like are spelled as calls of further globals
         values = [value for value in values if not isinstance(value, (bytes, set))]
     assert load_pickle(pickle.dumps(values, protocol=protocol)) == values
+
+
+def test_a_text_with_a_broken_escape_is_read_as_pickle_reads_it():
+    data = b"S'a\\q'\n."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = pickle.loads(data)
+    assert load_pickle(data) == expected == "a\\q"
 
 
 def test_shared_and_cyclic_references_stay_what_they_are():

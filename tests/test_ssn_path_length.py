@@ -50,7 +50,7 @@ def test_the_mean_square_is_that_of_the_jacobian_with_the_pixels_outside_weighte
 
 def test_the_mean_square_of_several_grids_is_that_of_all_their_blocks():
     grids = [[1, 1], [2, 2]]
-    actual, jacobian = mean_square_of_draws(grids, 3.0, num=1000, draws=60)
+    actual, jacobian = mean_square_of_draws(grids, 3.0, num=50, draws=1200)
     assert actual == pytest.approx(expected_mean_square(jacobian, grids, 3.0).item(), rel=0.15)  # a grid per draw
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -111,9 +112,12 @@ class PickleMachine:
         """Run one pickle and return its value. Raises `RefusedPickle` or `MalformedPickle`."""
         self._stack, self._marks, self._memo, self._refused = [], [], {}, {}
         try:
-            for opcode, argument, _ in pickletools.genops(cast(Any, self._reader)):
-                self.budget.spend_steps(1)
-                _HANDLERS[opcode.name](self, argument)
+            with warnings.catch_warnings():
+                # About texts with a broken escape, which pickle reads, too; the reader of a file cannot help it.
+                warnings.filterwarnings("ignore", "invalid .*escape", DeprecationWarning)
+                for opcode, argument, _ in pickletools.genops(cast(Any, self._reader)):
+                    self.budget.spend_steps(1)
+                    _HANDLERS[opcode.name](self, argument)
             result = self._pop()
         except _PROGRAM_ERRORS as error:
             if self._refused:

@@ -31,6 +31,7 @@ from training.place import Place, launched_place
 
 TIMEOUT = datetime.timedelta(hours=1)  # for the others: one process may hash a data set or compute a metric alone
 GRACE = 30                             # seconds that processes have to finish writing when another one has ended
+NOBODY = "nobody"                      # stands in a store where no process has written yet
 
 Job = Callable[[Place, Any], None]  # (place, argument); a function at the top of its module
 
@@ -46,11 +47,11 @@ def choose_device(place: Place, on_cpu: bool) -> torch.device:
 
 
 @contextlib.contextmanager
-def connected(place: Place, device: torch.device, init_method: str = "env://") -> Iterator[bool]:
+def connected(place: Place, device: torch.device, meeting_file: str | None = None) -> Iterator[bool]:
     """Connect the processes for the rest of their lives, which end with `leave` after the block.
 
-    Gives whether a launcher has started them in the place of others. Raises ConnectionError, one line, when one of
-    them is lost.
+    They meet at a new file, or where their launcher says. Gives whether a launcher has started them in the place of
+    others. Raises ConnectionError, one line, when one of them is lost.
     """
     if place.num_processes == 1:
         training_stats.init_multiprocessing(rank=0, sync_device=None)
@@ -60,15 +61,23 @@ def connected(place: Place, device: torch.device, init_method: str = "env://") -
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with named_loss():
-        store, _, _ = next(torch.distributed.rendezvous(init_method, place.rank, place.num_processes, timeout=TIMEOUT))
-        store.set_timeout(TIMEOUT)
-        generation = count_generations(store, place)
-        store = torch.distributed.PrefixStore(f"generation{generation}", store)
+        if meeting_file is not None:
+            store, generation = torch.distributed.FileStore(meeting_file, place.num_processes), 1
+        else:
+            store, generation = store_of_launcher(place)
         torch.distributed.init_process_group(
             backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=TIMEOUT)
         training_stats.init_multiprocessing(rank=place.rank, sync_device=device)
         yield anywhere(place.restarts > 0 or generation > 1)
         anywhere(False)  # gloo may end a process whose peer leaves before it is done
+
+
+def store_of_launcher(place: Place) -> tuple[torch.distributed.Store, int]:
+    """Where a launcher lets processes meet, without what earlier ones have left, and `count_generations`."""
+    store, _, _ = next(torch.distributed.rendezvous("env://", place.rank, place.num_processes, timeout=TIMEOUT))
+    store.set_timeout(TIMEOUT)
+    generation = count_generations(store, place)
+    return torch.distributed.PrefixStore(f"generation{generation}", store), generation
 
 
 def count_generations(store: torch.distributed.Store, place: Place) -> int:
@@ -82,20 +91,24 @@ def count_generations(store: torch.distributed.Store, place: Place) -> int:
         name = uuid.uuid4().hex
         store.set(f"caller/{place.rank}", name)
         generation = int(store.get(f"greeting/{name}"))
-        store.set(f"answer/{generation}/{place.rank}", "")
+        store.set(f"answer/{generation}/{place.rank}", "here")
         return generation
     generation = store.add("generations", 1)
     missing = set(range(1, place.num_processes))
     deadline = time.monotonic() + TIMEOUT.total_seconds()
     while missing:
         for rank in missing:
-            if store.check([f"caller/{rank}"]):
-                store.set(f"greeting/{store.get(f'caller/{rank}').decode()}", str(generation))
-        missing = {rank for rank in missing if not store.check([f"answer/{generation}/{rank}"])}
+            store.set(f"greeting/{peek(store, f'caller/{rank}')}", str(generation))
+        missing = {rank for rank in missing if peek(store, f"answer/{generation}/{rank}") == NOBODY}
         if time.monotonic() > deadline:
             raise ConnectionError(f"process {min(missing)} of the run has not come within {TIMEOUT}")
         time.sleep(0.02)
     return generation
+
+
+def peek(store: torch.distributed.Store, key: str) -> str:
+    """The value of a key, or NOBODY, without waiting for one: of torch 2.1 nothing but this reads in that way."""
+    return store.compare_set(key, "", NOBODY).decode()  # sets it where there is none
 
 
 def leave(exit_code: int = 0) -> NoReturn:
@@ -205,9 +218,8 @@ def _work(rank: int, job: Job, num_processes: int, folder: str, argument: Any, o
     place = Place(rank, num_processes, rank, num_processes)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // num_processes, 1))
-    rendezvous = "file:///" + os.path.join(folder, "rendezvous").replace("\\", "/").lstrip("/")
     try:
-        with connected(place, choose_device(place, on_cpu), rendezvous):
+        with connected(place, choose_device(place, on_cpu), os.path.join(folder, "meeting")):
             job(place, argument)
     except (Exception, KeyboardInterrupt) as err:
         with open(os.path.join(folder, f"failure-{rank}"), "wb") as file:
