@@ -19,7 +19,7 @@ OLDEST := .venv-oldest
 .PHONY: help demo test test-oldest lint clean
 
 help:
-	@echo "make demo    redraw a block of a castle, then train a small network to do that (6 minutes)"
+	@echo "make demo    draw castles, train a small network on them, redraw a block (6 minutes)"
 	@echo "make test    linter, type checker and tests"
 	@echo "make test-oldest    tests with the oldest libraries that are supported (Python 3.10 or 3.11)"
 	@echo "make lint    linter and type checker"

@@ -1,4 +1,4 @@
-"""The main job in a few minutes: redraw a block of a castle with the network that comes along, then train a small one.
+"""The main job in a few minutes: draw castles, train a small SSN on them, redraw a block of a generated castle.
 
 Runs in the checkout of this project (`make demo`), through the same functions as dataset_tool.py, train.py and
 generate.py.
@@ -30,8 +30,9 @@ BLOCK = "1,1"
 @click.option("--minutes", type=float, default=4, show_default=True, help="Stop training after so long at the latest")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the castles")
 def main(outdir: str, kimg: int, minutes: float, seed: int) -> None:
-    """Redraw a block of a castle with the network that comes along; then draw castles, train a small network on them,
-    and do the same with that.
+    """Draw castles, train a small network on them, redraw a block of a generated castle.
+
+    If this checkout has the demo model castles64, it redraws one of its blocks first.
     """
     start = time.time()
     folder = Path(outdir)

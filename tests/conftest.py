@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from metric_fixtures import forget_detectors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +27,14 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Statistics and hashes of detectors are noted elsewhere than in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget_detectors(patch, tmp_path_factory.mktemp("cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

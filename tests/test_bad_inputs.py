@@ -17,11 +17,12 @@ import PIL.Image
 import pytest
 from bad_inputs import NUMBER_OF_CASES, WORKING, Case, command_line, make_cases, png
 from click.testing import CliRunner
-from metric_fixtures import forget_detectors
 from network_file_helpers import generator, snapshot
 
 from ssn_plugin import host, transfer
 from training import network_export
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 5
@@ -45,14 +46,6 @@ def run(command: str, args: list[str]):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Statistics of data sets are kept elsewhere than in the cache of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        forget_detectors(patch, tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.fixture(scope="module")

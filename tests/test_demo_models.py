@@ -146,7 +146,7 @@ def test_every_command_lists_the_known_names(command, castles64):
 def test_without_models_the_list_leaves_them_out_and_a_demo_name_is_refused(models):
     models.rmdir()
     assert "demo" not in network_names.network_help().lower()
-    with pytest.raises(ValueError, match=r"^demo model must be one of those in .*models \(none\), got demo:castles64$"):
+    with pytest.raises(ValueError, match=r"^demo model needs a file in .*models, which has none, got demo:castles64$"):
         network_names.resolve_network(NAME)
 
 

@@ -23,11 +23,13 @@ import PIL.Image
 import pytest
 from bad_inputs import WORKING
 from click.testing import CliRunner
-from metric_fixtures import forget_detectors, write_detectors
+from metric_fixtures import write_detectors
 from network_file_helpers import discriminator, generator, snapshot
 
 from ssn_plugin import host, launch, transfer
 from training import network_export
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = list(WORKING)
@@ -138,14 +140,6 @@ def examples_of(command: str) -> list[str]:
     text = CliRunner().invoke(main, [*sub, "--help"]).stdout
     assert "Examples:\n" in text, f"the help of {command} has no examples"
     return [line.strip() for line in text.rpartition("Examples:\n")[2].splitlines() if line.strip()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Statistics and hashes of detectors are noted elsewhere than in the cache of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        forget_detectors(patch, tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ def resolve_short_name(name: str) -> str | None:
         return None
     demos = demo_models()
     if name not in demos:
-        raise ValueError(f"demo model must be one of {', '.join(demos) or f'those in {MODELS_DIR} (none)'}, got {name}")
+        known = f"must be one of {', '.join(demos)}" if demos else f"needs a file in {MODELS_DIR}, which has none"
+        raise ValueError(f"demo model {known}, got {name}")
     return str(demos[name])
 
 
