@@ -29,6 +29,7 @@ CHANNELS_CPU = 32
 ENCODERS = ("gated", "none")
 ENCODER_INITS = ("zero", "random")
 REDUCTIONS = ("mean", "sum")
+REWARDS = ("linear", "log")
 
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -53,6 +54,7 @@ class SSNConfig:
     distortion_batch_shrink: int = 2       # both use 1/n of the batch, as the path length does
     diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
     diversity_cap: float = 0.3             # tau: more mean squared change than this earns nothing
+    diversity_reward: str = "linear"       # for the change up to the cap, or for its logarithm ("log")
 
     def __post_init__(self) -> None:
         self._check_block_grids()
@@ -75,6 +77,8 @@ class SSNConfig:
             raise ValueError(f"--pl-outside must be at least 0, got {self.pl_outside_weight:g}")
         if not 0 < self.diversity_cap < math.inf:
             raise ValueError(f"--diversity-cap must be more than 0, got {self.diversity_cap:g}")
+        if self.diversity_reward not in REWARDS:
+            raise ValueError(f"--diversity-reward must be one of {', '.join(REWARDS)}, got {self.diversity_reward}")
         if self.distortion_interval < 1:
             raise ValueError(f"--distortion-interval must be at least 1, got {self.distortion_interval}")
         if self.distortion_reduction not in REDUCTIONS:
@@ -153,6 +157,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         distortion_batch_shrink=config.distortion_batch_shrink,
         diversity_weight=config.diversity_weight,
         diversity_cap=config.diversity_cap,
+        diversity_reward=config.diversity_reward,
     )
     if config.pl_outside_weight != 1:
         args["loss_kwargs"].update(pl_outside_weight=config.pl_outside_weight)
@@ -227,6 +232,11 @@ def options() -> list[click.Option]:
         click.Option(
             ["--diversity-cap"], type=float, metavar="FLOAT",
             help="SSN: mean squared change inside a block beyond which more earns nothing  [default: 0.3]",
+        ),
+        click.Option(
+            ["--diversity-reward"], type=click.Choice(REWARDS),
+            help="SSN: reward the change up to the cap, or its logarithm, which also wakes blocks that do nothing "
+                 "[default: linear; log in ssn-plus]",
         ),
         click.Option(
             ["--distortion-interval"], type=int, metavar="INT",
@@ -336,7 +346,7 @@ def apply_options(
         settings["block_grids"] = parse_block_grids(settings.pop("blocks"))
     settings.setdefault("block_dim", block_dim)
     if networks is None:
-        config = _checked_config({**preset, **settings})
+        config = _checked_config(preset, settings)
         return ssn_kwargs(args, config), _name_parts(config, given)
 
     from ssn_plugin import transfer  # imports torch
@@ -344,17 +354,20 @@ def apply_options(
     if "channels" in settings:
         raise ValueError(f"--channels cannot be given with --resume, whose networks decide, got {settings['channels']}")
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
-    config = _checked_config({**preset, **settings})
+    config = _checked_config(preset, settings)
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
     encoding = dict(encoder=config.encoder, style_resolution=config.style_resolution)
     edited["G_kwargs"]["synthesis_kwargs"].update(encoding)
     return edited, _name_parts(config, given)
 
 
-def _checked_config(settings: Mapping[str, Any]) -> SSNConfig:
-    config = SSNConfig(**settings)
-    if "diversity_cap" in settings and config.diversity_weight == 0:
-        raise ValueError(f"--diversity-cap has no effect without --diversity, got {config.diversity_cap:g}")
+def _checked_config(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> SSNConfig:
+    """The settings of a cfg, overruled by those that were given."""
+    config = SSNConfig(**{**preset, **settings})
+    for option in ("diversity_cap", "diversity_reward"):
+        if option in settings and config.diversity_weight == 0:
+            flag = "--" + option.replace("_", "-")
+            raise ValueError(f"{flag} has no effect without --diversity, got {settings[option]}")
     return config
 
 
@@ -395,6 +408,7 @@ def _given_parts(given: Mapping[str, Any]) -> list[str]:
     parts = []
     for option, prefix in [
         ("diversity_cap", "cap"),
+        ("diversity_reward", ""),
         ("distortion_interval", "interval"),
         ("distortion_reduction", ""),
         ("pl_outside_weight", "ploutside"),

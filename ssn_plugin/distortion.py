@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+LOG_FLOOR = 0.02  # share of the cap below which the logarithmic reward stops getting steeper
+
 
 def redraw_one_block(
     z: torch.Tensor,       # [N, B*bz] latents, block by block
@@ -50,6 +52,24 @@ def mean_inside_change(before: torch.Tensor, after: torch.Tensor, resampled: tor
     Arguments as for `mean_outside_change`.  Returns [N].
     """
     return _masked_mean(_squared_change(before, after), resampled)
+
+
+def diversity_reward(inside: torch.Tensor, cap: float, shape: str = "linear") -> torch.Tensor:
+    """What the diversity of a resampling earns, per image: `cap` from a diversity of `cap` on, and less below.
+
+    linear  The diversity itself. Being quadratic in the change of pixels, it pulls the less the smaller they are: a
+            block that does next to nothing stays so.
+    log     cap * (1 + log(diversity / cap)): every doubling earns the same, and the pull on the pixels grows as their
+            change shrinks, down to LOG_FLOOR of the cap. Values below 0 mean that a block does next to nothing.
+
+    inside: [N], as `mean_inside_change` returns it.  Returns [N].
+    """
+    capped = inside.clamp(max=cap)
+    if shape == "linear":
+        return capped
+    if shape == "log":
+        return cap * (1 + ((capped / cap + LOG_FLOOR) / (1 + LOG_FLOOR)).log())
+    raise ValueError(f"diversity reward must be 'linear' or 'log', got {shape!r}")
 
 
 def sum_outside_change(

@@ -21,7 +21,7 @@ OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tenso
 
 
 class DistortionLoss(StyleGAN2Loss):
-    """Adds `lambda * E[D] - mu * E[min(D_in, tau)]` to the generator's main phase.
+    """Adds `lambda * E[D] - mu * E[R(D_in)]` to the generator's main phase.
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
     style mixing nor truncation. The block is uniform over the finest grid: coarser ones hold what blocks share, so
@@ -32,9 +32,10 @@ class DistortionLoss(StyleGAN2Loss):
     takes the images before and after [N, C, H, W] in -1..1 and the mask [N, H, W] bool of the pixels outside, which
     should stay, and returns [N].
 
-    D_in, the diversity, is the mean squared change inside the block. Without a reward for it the cheapest way to a low
-    distortion is a block that does nothing. The cap tau applies to every pair of images by itself: one whose block
-    changes enough already feels no force, and cannot make up for a pair whose block does nothing.
+    D_in, the diversity, is the mean squared change inside the block. Without a reward R for it the cheapest way to a
+    low distortion is a block that does nothing. R is min(D_in, tau), or its logarithm, which also wakes blocks that do
+    nothing yet, see `ssn_plugin.distortion.diversity_reward`. The cap tau applies to every pair of images by itself:
+    one whose block changes enough already feels no force, and cannot make up for a pair whose block does nothing.
 
     With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
     weight outside them than inside, see `ssn_plugin.path_length`.
@@ -53,6 +54,7 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
         diversity_weight: float = 0,         # mu; 0 switches the reward off
         diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
+        diversity_reward: str = "linear",    # R below the cap, or its logarithm: "log"
         pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
@@ -62,6 +64,7 @@ class DistortionLoss(StyleGAN2Loss):
         self.distortion_batch_shrink = distortion_batch_shrink
         self.diversity_weight = diversity_weight
         self.diversity_cap = diversity_cap
+        self.diversity_reward = diversity_reward
         self.pl_outside_weight = pl_outside_weight
         self.block_pl_weight = 0.0
         if pl_outside_weight != 1:  # the host is to leave the term to this class
@@ -103,7 +106,8 @@ class DistortionLoss(StyleGAN2Loss):
             outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
             training_stats.report("Loss/ssn/distortion", outside)
             training_stats.report("Loss/ssn/diversity", inside)
-            loss = self.distortion_weight * outside - self.diversity_weight * inside.clamp(max=self.diversity_cap)
+            reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)
+            loss = self.distortion_weight * outside - self.diversity_weight * reward
             loss.mean().mul(gain * self.distortion_interval).backward()
         if is_main and sync:  # the last accumulation round: an optimiser step follows
             self.main_steps += 1

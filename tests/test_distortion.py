@@ -8,6 +8,7 @@ import torch
 from ssn_plugin.distortion import (
     block_mask,
     block_means,
+    diversity_reward,
     mean_inside_change,
     mean_outside_change,
     redraw_one_block,
@@ -152,3 +153,21 @@ def test_redrawn_blocks_are_unit_normal_and_independent():
     assert z.mean().abs() < 0.034
     assert (z.var() - 1).abs() < 0.047
     assert (torch.corrcoef(z.T) - torch.eye(4)).abs().max() < 0.1
+
+
+def test_both_rewards_give_the_cap_at_the_cap_and_no_more():
+    inside = torch.tensor([0.2, 5.0])
+    for shape in ["linear", "log"]:
+        assert torch.allclose(diversity_reward(inside, 0.2, shape), torch.tensor([0.2, 0.2]))
+
+
+def test_a_doubling_earns_the_same_wherever_it_is_well_above_the_floor():
+    inside = torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)
+    reward = diversity_reward(inside, 1.0, "log")
+    assert torch.allclose(reward.diff(), torch.tensor([2.0, 2.0], dtype=torch.float64).log(), rtol=0.06)
+    assert diversity_reward(torch.zeros(1), 1.0, "log").isfinite().all()
+
+
+def test_an_unknown_reward_is_refused():
+    with pytest.raises(ValueError, match="diversity reward must be 'linear' or 'log', got 'root'"):
+        diversity_reward(torch.ones(1), 1.0, "root")

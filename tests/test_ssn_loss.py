@@ -6,7 +6,7 @@ The networks are fakes whose images can be worked out by hand: every latent numb
 import pytest
 import torch
 
-from ssn_plugin.distortion import block_mask
+from ssn_plugin.distortion import LOG_FLOOR, block_mask
 from ssn_plugin.loss import DistortionLoss
 from torch_utils import training_stats
 
@@ -163,14 +163,17 @@ def test_without_a_reward_the_reported_diversity_takes_no_part_in_the_gradients(
     assert outside.requires_grad and not inside.requires_grad
 
 
-def reward_gradient(loss, cap):
-    """d mean(min(D_in, cap)) / d leak of the last round: D_in = ((1 + leak / 4) * x)^2, x the change of a latent."""
+def reward_gradient(loss, cap, slope=lambda share: 1):
+    """d mean(R(D_in)) / d leak of the last round: D_in = ((1 + leak / 4) * x)^2, x the change of a latent.
+
+    slope: of R below the cap, as a function of D_in / cap.
+    """
     z = loss.G_mapping.calls[-1][0]
     step = (z[len(z) // 2:] - z[:len(z) // 2]).sum(dim=1)  # of the one block that differs
     reach = 1 + loss.G_synthesis.leak.item() / 4
     earns = (reach * step).square() < cap
     assert earns.any() and not earns.all()
-    return (earns * 2 * reach * step.square() / 4).mean().item()
+    return (earns * 2 * reach * step.square() / 4 * slope((reach * step).square() / cap)).mean().item()
 
 
 @pytest.mark.parametrize("interval", [1, 4])
@@ -178,6 +181,13 @@ def test_the_reward_pulls_at_the_pairs_below_the_cap_and_at_no_others(interval):
     loss = make_loss(distortion_weight=0, diversity_weight=2.0, diversity_cap=1.0, distortion_interval=interval)
     run_phase(loss, num=50, gain=3.0)
     expected = -3.0 * 2.0 * interval * reward_gradient(loss, cap=1.0)
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_logarithmic_reward_pulls_the_harder_the_less_a_block_does():
+    loss = make_loss(distortion_weight=0, diversity_weight=2.0, diversity_cap=1.0, diversity_reward="log")
+    run_phase(loss, num=50)
+    expected = -2.0 * reward_gradient(loss, cap=1.0, slope=lambda share: 1 / (share + LOG_FLOOR))
     assert loss.G_synthesis.leak.grad.item() == pytest.approx(expected, rel=1e-4)
 
 
