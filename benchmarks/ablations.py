@@ -1,0 +1,124 @@
+"""Choices behind the SSN's defaults, one at a time: train the default and its variants with one budget, and compare them.
+
+    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --jobs=2
+    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,reward
+
+All further options are those of benchmarks/pareto.py, which trains, scores and draws the points; what is finished is
+not done again. Every variant differs from the default of `--cfg=ssn`, lambda 100, in the one thing that is named, so
+all ablations share that point.
+
+    OUTDIR/ablations.md    a table for each ablation
+    OUTDIR/points/ ...     what benchmarks/pareto.py writes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import pareto  # noqa: E402
+from benchmarks.pareto_report import (  # noqa: E402
+    NO_DETECTORS,
+    SSN_RESULTS,
+    format_summary,
+    markdown_table,
+    quality_names,
+    read_points,
+    summarise,
+)
+from dnnlib.util import open_atomic  # noqa: E402
+from training.cli import Command  # noqa: E402
+
+DEFAULT = "default"  # the point that all ablations share
+RESULTS = [name for name in SSN_RESULTS if name in ("distortion", "diversity", "locality")]
+REWARD = "--diversity=5 --diversity-cap=0.1 --diversity-reward=log"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """One choice: what is asked, and the options of train.py of each answer; of the default's there are none."""
+
+    question: str
+    variants: Mapping[str, str]
+
+
+ABLATIONS = {
+    "encoder": Ablation("Does the spatial encoder help, and should its gates start open?", {
+        "gates start open": "", "gates start closed": "--encoder-init=zero", "none": "--encoder=none"}),
+    "styles": Ablation("How fine must style maps be?", {
+        "from the grid": "", "16 pixels": "--style-resolution=16", "exact": "--style-resolution=0"}),
+    "interval": Ablation("How often is the distortion computed?", {
+        "every step": "", "every 4th": "--distortion-interval=4", "every 8th": "--distortion-interval=8"}),
+    "grid": Ablation("How many blocks?", {"4x4": "", "2x2": "--blocks=2x2", "8x8": "--blocks=8x8"}),
+    "mixing": Ablation("Should styles be mixed?", {"90 % of images": "", "never": "--style-mixing=0"}),
+    "reduction": Ablation("Mean over the pixels outside, or sum over the blocks outside?", {
+        "mean": "", "sum": "--distortion-reduction=sum"}),
+    "path-length": Ablation("Should path lengths weigh what lies outside a block more (Eq. 15 of the paper)?", {
+        "as StyleGAN2": "", "outside 4 times": "--pl-outside=4"}),
+    "reward": Ablation("What keeps blocks diverse?", {
+        "nothing": "", "linear reward": "--diversity=1", "logarithmic reward": REWARD,
+        "global code": "--blocks=1x1+4x4", "both": f"--blocks=1x1+4x4 {REWARD}"}),
+}
+
+
+def variant_name(ablation: str, label: str, options: str) -> str:
+    """Name of the point of a variant: letters, digits and hyphens."""
+    return f"{ablation}-{label.replace(' ', '-')}" if options else DEFAULT
+
+
+def variants_of(names: Iterable[str]) -> dict[str, str]:
+    """Point -> options of train.py, over the named ablations."""
+    return {variant_name(name, label, options): options
+            for name in names for label, options in ABLATIONS[name].variants.items()}
+
+
+def page(points: Sequence[dict[str, Any]]) -> str:
+    """A table for each ablation with at least two variants among the points."""
+    summaries = summarise(points)
+    minutes = {point["variant"]: f"{point['training_seconds'] / 60:.1f}" for point in points if point["finished"]}
+    columns = [*quality_names(summaries), *RESULTS]
+    parts = ["Default: `--cfg=ssn --lambda=100`.", "" if any("fid" == n[:3] for n in columns) else NO_DETECTORS.strip()]
+    for name, ablation in ABLATIONS.items():
+        rows = []
+        for label, options in ablation.variants.items():
+            variant = variant_name(name, label, options)
+            if variant in summaries:
+                numbers = [format_summary(summaries[variant].get(column)) for column in columns]
+                rows.append([label, f"`{options}`" if options else "default", *numbers, minutes[variant]])
+        if len(rows) > 1:
+            table = markdown_table([name, "option", *columns, "minutes of training"], rows)
+            parts.append(f"## {ablation.question}\n\n{table}")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+@click.command(cls=Command, context_settings=dict(ignore_unknown_options=True))
+@click.option("--outdir", required=True, metavar="DIR", help="Where everything goes; the same one resumes")
+@click.option("--only", metavar="NAME,...", help=f"Some of {', '.join(ABLATIONS)}  [default: all]")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF pareto.py]")
+def main(outdir: str, only: str | None, options: tuple[str, ...]) -> None:
+    """Compare the default of --cfg=ssn with variants, one choice at a time."""
+    names = only.split(",") if only else list(ABLATIONS)
+    unknown = [name for name in names if name not in ABLATIONS]
+    if unknown:
+        raise ValueError(f"--only must be some of {', '.join(ABLATIONS)}, got {unknown[0]}")
+    given = [option.partition("=")[0] for option in options]
+    for option in ("--lambdas", "--baseline", "--no-baseline", "--variant"):
+        if option in given:
+            raise ValueError(f"{option} cannot be given, the ablations decide")
+    variants = [f"--variant={name}: {text}" for name, text in variants_of(names).items()]
+    pareto.main([*options, f"--outdir={outdir}", "--lambdas=", "--no-baseline", *variants], standalone_mode=False)
+    path = Path(outdir, "ablations.md")
+    with open_atomic(path, "w", encoding="utf-8") as file:
+        file.write(page(read_points(Path(outdir))))
+    click.echo(f"Page: {path}")
+
+
+if __name__ == "__main__":
+    main()
