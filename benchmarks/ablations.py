@@ -1,4 +1,4 @@
-"""Choices behind the SSN's defaults, one at a time: train the default and its variants with one budget, and compare them.
+"""Choices behind the defaults of SSNs, one at a time: train variants with one budget, and compare them.
 
     python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --jobs=2
     python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,reward
@@ -84,7 +84,7 @@ def page(points: Sequence[dict[str, Any]]) -> str:
     summaries = summarise(points)
     minutes = {point["variant"]: f"{point['training_seconds'] / 60:.1f}" for point in points if point["finished"]}
     columns = [*quality_names(summaries), *RESULTS]
-    parts = ["Default: `--cfg=ssn --lambda=100`.", "" if any("fid" == n[:3] for n in columns) else NO_DETECTORS.strip()]
+    parts = ["Default: `--cfg=ssn --lambda=100`.", "" if any(n[:3] == "fid" for n in columns) else NO_DETECTORS.strip()]
     for name, ablation in ABLATIONS.items():
         rows = []
         for label, options in ablation.variants.items():
