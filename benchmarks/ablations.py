@@ -38,7 +38,6 @@ from training.cli import Command  # noqa: E402
 
 DEFAULT = "default"  # the point that all ablations share
 RESULTS = [name for name in SSN_RESULTS if name in ("distortion", "diversity", "locality")]
-REWARD = "--diversity=5 --diversity-cap=0.1 --diversity-reward=log"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +62,9 @@ ABLATIONS = {
     "path-length": Ablation("Should path lengths weigh what lies outside a block more (Eq. 15 of the paper)?", {
         "as StyleGAN2": "", "outside 4 times": "--pl-outside=4"}),
     "reward": Ablation("What keeps blocks diverse?", {
-        "nothing": "", "linear reward": "--diversity=1", "logarithmic reward": REWARD,
-        "global code": "--blocks=1x1+4x4", "both": f"--blocks=1x1+4x4 {REWARD}"}),
+        "nothing": "", "logarithmic reward": "--diversity=5",
+        "linear reward": "--diversity=1 --diversity-cap=0.3 --diversity-reward=linear",
+        "global code": "--blocks=1x1+4x4", "both": "--cfg=ssn-plus"}),
 }
 
 

@@ -37,6 +37,7 @@ MAX_TITLE = 80         # letters; `--network=help` shows it beside the name
 SETTINGS = {           # key of loss_kwargs -> how the card calls it
     "r1_gamma": "R1", "pl_weight": "path length", "distortion_weight": "distortion (lambda)",
     "distortion_interval": "in every so many steps", "diversity_weight": "diversity", "diversity_cap": "up to",
+    "diversity_reward": "shape",
 }
 
 
@@ -106,7 +107,10 @@ def data_sentence(args: Any) -> str:
 
 def training_rows(args: Any, progress: Mapping[str, float], hardware: str | None) -> list[tuple[str, str]]:
     """How the network was trained, as rows of a table."""
-    loss = [f"{words} {args.loss_kwargs[key]:g}" for key, words in SETTINGS.items() if args.loss_kwargs.get(key)]
+    weights = {key: value for key, value in args.loss_kwargs.items() if value}
+    if "diversity_weight" not in weights:  # then there is nothing to cap
+        weights = {key: value for key, value in weights.items() if not key.startswith("diversity")}
+    loss = [f"{words} {weights[key]}" for key, words in SETTINGS.items() if key in weights]
     synthesis = args.G_kwargs.get("synthesis_kwargs", {})
     kimg, seconds = progress["Progress/kimg"], progress["Timing/total_sec"]
     rows = [

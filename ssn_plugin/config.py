@@ -29,7 +29,7 @@ CHANNELS_CPU = 32
 ENCODERS = ("gated", "none")
 ENCODER_INITS = ("zero", "random")
 REDUCTIONS = ("mean", "sum")
-REWARDS = ("linear", "log")
+REWARDS = ("log", "linear")
 
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -53,8 +53,8 @@ class SSNConfig:
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
     distortion_batch_shrink: int = 2       # both use 1/n of the batch, as the path length does
     diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
-    diversity_cap: float = 0.3             # tau: more mean squared change than this earns nothing
-    diversity_reward: str = "linear"       # for the change up to the cap, or for its logarithm ("log")
+    diversity_cap: float = 0.1             # tau: more mean squared change than this earns nothing
+    diversity_reward: str = "log"          # for the logarithm of the change up to the cap, or for the change ("linear")
 
     def __post_init__(self) -> None:
         self._check_block_grids()
@@ -191,7 +191,7 @@ def set_channels(args: dict[str, Any], channels: int | None) -> None:
 
 # Where `--cfg=ssn-plus` differs from `--cfg=ssn`: a global code for what blocks share, and a reward for blocks that do
 # something.
-SSN_PLUS: dict[str, Any] = dict(block_grids=((1, 1), (4, 4)), distortion_weight=30, diversity_weight=1)
+SSN_PLUS: dict[str, Any] = dict(block_grids=((1, 1), (4, 4)), diversity_weight=5)
 
 
 def size_options() -> list[click.Option]:
@@ -223,20 +223,20 @@ def options() -> list[click.Option]:
         ),
         click.Option(
             ["--lambda", "distortion_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the distortion outside a redrawn block  [default: 100; 30 in ssn-plus]",
+            help="SSN: weight of the distortion outside a redrawn block  [default: 100]",
         ),
         click.Option(
             ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 1 in ssn-plus]",
+            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 5 in ssn-plus]",
         ),
         click.Option(
             ["--diversity-cap"], type=float, metavar="FLOAT",
-            help="SSN: mean squared change inside a block beyond which more earns nothing  [default: 0.3]",
+            help="SSN: mean squared change inside a block beyond which more earns nothing  [default: 0.1]",
         ),
         click.Option(
             ["--diversity-reward"], type=click.Choice(REWARDS),
-            help="SSN: reward the change up to the cap, or its logarithm, which also wakes blocks that do nothing "
-                 "[default: linear; log in ssn-plus]",
+            help="SSN: reward the change up to the cap, or its logarithm, which also wakes blocks that do nothing  "
+                 "[default: log]",
         ),
         click.Option(
             ["--distortion-interval"], type=int, metavar="INT",

@@ -54,7 +54,7 @@ def mean_inside_change(before: torch.Tensor, after: torch.Tensor, resampled: tor
     return _masked_mean(_squared_change(before, after), resampled)
 
 
-def diversity_reward(inside: torch.Tensor, cap: float, shape: str = "linear") -> torch.Tensor:
+def diversity_reward(inside: torch.Tensor, cap: float, shape: str = "log") -> torch.Tensor:
     """What the diversity of a resampling earns, per image: `cap` from a diversity of `cap` on, and less below.
 
     linear  The diversity itself. Being quadratic in the change of pixels, it pulls the less the smaller they are: a

@@ -24,8 +24,8 @@ class DistortionLoss(StyleGAN2Loss):
     """Adds `lambda * E[D] - mu * E[R(D_in)]` to the generator's main phase.
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
-    style mixing nor truncation. The block is uniform over the finest grid: coarser ones hold what blocks share, so
-    their redraw may change everything, and the single block of a 1x1 grid has no outside.
+    style mixing nor truncation; several redraws share one G(z). The block is uniform over the finest grid: coarser ones
+    hold what blocks share, so their redraw may change everything, and the single block of a 1x1 grid has no outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
     `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
@@ -33,9 +33,10 @@ class DistortionLoss(StyleGAN2Loss):
     should stay, and returns [N].
 
     D_in, the diversity, is the mean squared change inside the block. Without a reward R for it the cheapest way to a
-    low distortion is a block that does nothing. R is min(D_in, tau), or its logarithm, which also wakes blocks that do
-    nothing yet, see `ssn_plugin.distortion.diversity_reward`. The cap tau applies to every pair of images by itself:
-    one whose block changes enough already feels no force, and cannot make up for a pair whose block does nothing.
+    low distortion is a block that does nothing. R is the logarithm of min(D_in, tau), or that itself, which cannot wake
+    blocks that do nothing yet, see `ssn_plugin.distortion.diversity_reward`. The cap tau applies to every pair of
+    images by itself: one whose block changes enough already feels no force, and cannot make up for a pair whose block
+    does nothing.
 
     With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
     weight outside them than inside, see `ssn_plugin.path_length`.
@@ -51,10 +52,11 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_interval: int = 1,        # compute both terms at every k-th optimiser step only, with k-fold weight
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
         distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
-        distortion_batch_shrink: int = 2,    # use 1/n of the batch, as pl_batch_shrink does
+        distortion_batch_shrink: int = 2,    # as many pairs as 1/n of the batch, as pl_batch_shrink does
+        distortion_redraws: int = 2,         # of one image; 1 is a third slower, its pairs are independent
         diversity_weight: float = 0,         # mu; 0 switches the reward off
-        diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
-        diversity_reward: str = "linear",    # R below the cap, or its logarithm: "log"
+        diversity_cap: float = 0.1,          # tau: more change than this inside the block earns nothing
+        diversity_reward: str = "log",       # shape of R below the cap: "log" or "linear"
         pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
@@ -62,6 +64,7 @@ class DistortionLoss(StyleGAN2Loss):
         self.distortion_weight = distortion_weight
         self.distortion_interval = distortion_interval
         self.distortion_batch_shrink = distortion_batch_shrink
+        self.distortion_redraws = distortion_redraws
         self.diversity_weight = diversity_weight
         self.diversity_cap = diversity_cap
         self.diversity_reward = diversity_reward
@@ -135,30 +138,40 @@ class DistortionLoss(StyleGAN2Loss):
     def change_of_redrawn_blocks(
         self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Redraw a uniform block of each latent; return the change outside and inside it, [n] each."""
+        """Redraw a uniform block of some latents; return the change outside and inside it, [n] each."""
         n = max(len(gen_z) // self.distortion_batch_shrink, 1)
-        z, c = gen_z[:n], gen_c[:n]
-        blocks = torch.randint(self.num_blocks, [n], device=z.device)  # within the finest grid
-        redrawn = distortion.redraw_one_block(z, self.first_block + blocks, self.first_block + self.num_blocks)
-        pairs = self.synthesize_pairs(torch.cat([z, redrawn]), c.repeat(2, 1), sync)
-        before, after = pairs.chunk(2)                                 # [n, C, H, W] each
+        m = -(-n // self.distortion_redraws)                               # latents that n redraws need
+        z, c = gen_z[:m], gen_c[:m]
+        origin = torch.arange(n, device=z.device) // self.distortion_redraws  # the latent of each pair
+        blocks = torch.randint(self.num_blocks, [n], device=z.device)         # within the finest grid
+        redrawn = distortion.redraw_one_block(z[origin], self.first_block + blocks, self.first_block + self.num_blocks)
+        before, after = self.synthesize_pairs(z, redrawn, c, origin, sync)    # [n, C, H, W] each
         resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
         with torch.set_grad_enabled(self.diversity_weight != 0):       # else only reported
             inside = distortion.mean_inside_change(before, after, resampled)
         return self.outside_change(before, after, resampled), inside
 
-    def synthesize_pairs(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
-        """Images of 2n latents in one batch, of which number i and n + i share their noise maps. [2n, C, H, W]"""
-        n = len(z) // 2
+    def synthesize_pairs(
+        self,
+        z: torch.Tensor,        # [m, B*bz]
+        redrawn: torch.Tensor,  # [n, B*bz]
+        c: torch.Tensor,        # [m, c_dim]
+        origin: torch.Tensor,   # [n] int64, the row of z that each of `redrawn` was made from
+        sync: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images before and after, [n, C, H, W] each. Those of one origin share label and noise maps."""
+        m = len(z)
+        source = torch.cat([torch.arange(m, device=z.device), origin])
         noise = [
-            torch.randn([n, 1, *side_lengths(resolution)], device=z.device).repeat(2, 1, 1, 1)
+            torch.randn([m, 1, *side_lengths(resolution)], device=z.device)[source]
             for resolution in unwrapped(self.G_synthesis).noise_resolutions
         ]
         with misc.ddp_sync(self.G_mapping, sync):
             # The host's own pass has already counted these latents towards the mean style.
-            ws = self.G_mapping(z, c, skip_w_avg_update=True)
+            ws = self.G_mapping(torch.cat([z, redrawn]), c[source], skip_w_avg_update=True)
         with misc.ddp_sync(self.G_synthesis, sync):
-            return self.G_synthesis(ws, noise=noise)
+            images = self.G_synthesis(ws, noise=noise)
+        return images[origin], images[m:]
 
 
 def load_outside_change(name: str) -> OutsideChange:

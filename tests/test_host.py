@@ -224,8 +224,8 @@ def test_the_options_of_the_plugin_edit_the_tree_of_such_a_host():
     assert launch.plan(FakeTrain, dict(cfg="ssn", gamma=3), given)[1]["loss_kwargs"]["r1_gamma"] == 3
     assert launch.plan(FakeTrain, dict(cfg="paper256"), given)[1]["G_kwargs"]["class_name"] == "G"
     desc, args = launch.plan(FakeTrain, dict(cfg="ssn-plus"), given)
-    assert desc == "auto2-ssn-plus-blocks1x1+4x4-lambda30-diversity1-gamma"
-    assert args["G_kwargs"]["block_grid"] == [[1, 1], [4, 4]] and args["loss_kwargs"]["diversity_weight"] == 1
+    assert desc == "auto2-ssn-plus-blocks1x1+4x4-lambda100-diversity5-gamma"
+    assert args["G_kwargs"]["block_grid"] == [[1, 1], [4, 4]] and args["loss_kwargs"]["diversity_weight"] == 5
     with pytest.raises(ValueError, match="--blocks can only be given with --cfg=ssn or ssn-plus, got --cfg=paper256"):
         launch.plan(FakeTrain, dict(cfg="paper256"), {**given, "blocks": "2x4"})
     with pytest.raises(ValueError, match="--cfg is broken"):

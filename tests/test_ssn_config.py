@@ -82,9 +82,9 @@ def test_anything_else_is_no_block_grid(text):
     (dict(pl_outside_weight=-1.0), "--pl-outside must be at least 0, got -1"),
     (dict(diversity_weight=1.0, diversity_cap=0.0), "--diversity-cap must be more than 0, got 0"),
     (dict(diversity_cap=0.5), "--diversity-cap has no effect without --diversity, got 0.5"),
-    (dict(diversity_reward="log"), "--diversity-reward has no effect without --diversity, got log"),
+    (dict(diversity_reward="linear"), "--diversity-reward has no effect without --diversity, got linear"),
     (dict(diversity_weight=1.0, diversity_reward="root"),
-     "--diversity-reward must be one of linear, log, got root"),
+     "--diversity-reward must be one of log, linear, got root"),
 ])
 def test_a_refusal_names_option_rule_and_value(data, options, message):
     assert refusal(data, **options) == message
@@ -118,15 +118,15 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
         distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2, diversity_weight=0,
-        diversity_cap=0.3, diversity_reward="linear", style_mixing_prob=0.9,
+        diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
     )
 
 
 def test_ssn_plus_adds_a_global_code_and_a_reward_and_its_settings_can_be_overruled(data, device):
     desc, args = setup_training_loop_kwargs(data=data, cfg="ssn-plus")
-    assert desc.endswith("-ssn-plus-blocks1x1+4x4-lambda30-diversity1")
+    assert desc.endswith("-ssn-plus-blocks1x1+4x4-lambda100-diversity5")
     assert args.G_kwargs.block_grid == [[1, 1], [4, 4]]
-    assert (args.loss_kwargs.distortion_weight, args.loss_kwargs.diversity_weight) == (30, 1)
+    assert (args.loss_kwargs.distortion_weight, args.loss_kwargs.diversity_weight) == (100, 5)
     desc, args = setup_training_loop_kwargs(
         data=data, cfg="ssn-plus", blocks="4x4", distortion_weight=5.0, diversity_weight=0.5, diversity_cap=0.125,
     )

@@ -75,9 +75,9 @@ class SyncRecorder(DistortionLoss):
         self.syncs = [*getattr(self, "syncs", []), ("host", sync)]
         return super().run_G(z, c, sync)
 
-    def synthesize_pairs(self, z, c, sync):
-        self.syncs = [*getattr(self, "syncs", []), ("distortion", sync)]
-        return super().synthesize_pairs(z, c, sync)
+    def synthesize_pairs(self, *args):
+        self.syncs = [*getattr(self, "syncs", []), ("distortion", args[-1])]
+        return super().synthesize_pairs(*args)
 
 
 @pytest.fixture
@@ -90,7 +90,9 @@ def one_block(monkeypatch):
 
 def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
-    kwargs = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0) | kwargs
+    defaults = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, distortion_redraws=1,
+                    diversity_reward="linear", style_mixing_prob=0, pl_weight=0)
+    kwargs = defaults | kwargs
     return cls(device=torch.device("cpu"), **networks, **kwargs)
 
 
@@ -312,8 +314,26 @@ def test_half_the_batch_estimates_the_term_by_default():
     loss = DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), style_mixing_prob=0)
     run_phase(loss, num=6)
     (host_z, host_c, _), (pair_z, pair_c, _) = loss.G_mapping.calls
-    assert len(pair_z) == len(pair_c) == 2 * 3
-    assert torch.equal(pair_z[:3], host_z[:3]) and torch.equal(pair_c[:3], host_c[:3])
+    assert len(pair_z) == len(pair_c) == 2 + 3, "three pairs, of which two share their image before"
+    assert torch.equal(pair_z[:2], host_z[:2]) and torch.equal(pair_c[:2], host_c[:2])
+
+
+def test_redraws_of_one_image_share_it_with_its_label_and_noise():
+    loss = make_loss(leak=0.0, distortion_redraws=2)
+    assert run_phase(loss, num=5)["distortion"] == 0, "neither noise nor another image differs outside the block"
+    z, c, _ = loss.G_mapping.calls[-1]
+    origin = [0, 0, 1, 1, 2]
+    assert len(z) == len(loss.G_synthesis.images[-1]) == 3 + 5
+    assert ((z[3:] != z[origin]).sum(dim=1) == 1).all() and torch.equal(c[3:], c[origin])
+    assert (z[3] != z[4]).any() and (z[5] != z[6]).any()
+
+
+def test_the_gradient_of_a_shared_image_is_the_sum_over_its_pairs():
+    loss = make_loss(leak=0.5, distortion_redraws=2)
+    stats = run_phase(loss, num=4)
+    images = loss.G_synthesis.images[-1].grad
+    assert torch.allclose(images[:2], -images[2:].reshape(2, 2, *images.shape[1:]).sum(dim=1))
+    assert loss.G_synthesis.leak.grad.item() == pytest.approx(WEIGHT * 2 / 0.5 * stats["distortion"], rel=1e-5)
 
 
 def test_only_the_last_backward_pass_of_a_phase_synchronises():
