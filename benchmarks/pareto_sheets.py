@@ -59,14 +59,14 @@ def draw_sheet(
 ) -> Image.Image:
     """A page of images in rows and columns."""
     side = rows[0][0].shape[0] * scale
-    top = CAPTION * bool(captions)
-    page = Image.new("RGB", (len(rows[0]) * (side + GAP) - GAP, top + len(rows) * (side + GAP) - GAP), "white")
+    header = CAPTION * bool(captions)
+    page = Image.new("RGB", (len(rows[0]) * (side + GAP) - GAP, header + len(rows) * (side + GAP) - GAP), "white")
     draw = ImageDraw.Draw(page)
     for col, caption in enumerate(captions):
         draw.text((col * (side + GAP), 2), caption, fill="black", font=ImageFont.load_default(size=12))
     for r, row in enumerate(rows):
         for col, pixels in enumerate(row):
-            x, y = col * (side + GAP), top + r * (side + GAP)
+            x, y = col * (side + GAP), header + r * (side + GAP)
             page.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
             if col in outlined:
                 left, top, right, bottom = (scale * edge for edge in outlines[r])

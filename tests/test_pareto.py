@@ -305,3 +305,14 @@ def test_a_region_without_a_border_has_no_step():
 def test_a_sheet_shows_several_blocks_all_over_the_grid():
     blocks = {pareto_sheets.spread_block(number, (4, 4)) for number in range(8)}
     assert len(blocks) == 8 and {block // 4 for block in blocks} == {block % 4 for block in blocks} == {0, 1, 2, 3}
+
+
+def test_outlined_images_stand_where_their_row_and_column_are():
+    rows = [[np.full([4, 4, 3], 10 * row + col, np.uint8) for col in range(2)] for row in range(3)]
+    boxes = [(0, 0, 1, 1), (1, 2, 2, 3), (2, 1, 3, 2)]
+    page = np.asarray(pareto_sheets.draw_sheet(rows, 8, boxes, outlined=(0, 1), captions=["a", "b"]))
+    pitch = 4 * 8 + pareto_sheets.GAP
+    for row in range(3):
+        for col in range(2):
+            corner = page[pareto_sheets.CAPTION + (row + 1) * pitch - pareto_sheets.GAP - 1, col * pitch + 31]
+            assert corner.tolist() == [10 * row + col] * 3
