@@ -73,7 +73,8 @@ Examples:
               help="Instead of images make a sheet with a row per seed and a column per psi, e.g. 0,0.5,0.7,1")
 @click.option("--resample-block", metavar="BLOCKS",
               help="Redraw these blocks of each image: ROW,COL or an index from the top left; several joined with '+' "
-                   "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those")
+                   "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those. Of several grids the finest; "
+                   "1x1:0 names another and a block of it")
 @click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
 @click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
               help="How many alternatives to draw")
@@ -241,8 +242,7 @@ def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> list[s
         paths.append(path)
         click.echo(f"{path}.png")
         for variant in result.variants:
-            click.echo(f"{path}-{variant.name}.png  change inside {variant.inside:.4g}, outside {variant.outside:.4g}, "
-                       f"ratio {variant.locality:.3g}")
+            click.echo(f"{path}-{variant.name}.png  {variant.summary}")
         if result.variants:
             click.echo(f"Contact sheet: {path}-sheet.png")
     return paths
@@ -253,7 +253,8 @@ def print_next_step(options: Sequence[str], recipe: Recipe, path: str, block_gri
     command = ["python", "generate.py", *options, f"--recipe={path}-recipe.json"]
     if recipe.variants:
         command.append(f"--pick={recipe.variants[0].number}")
-    redrawn = {block for edit in (recipe.variants or recipe.edits[-1:]) for block in edit.blocks}
+    newest = recipe.variants or recipe.edits[-1:]
+    redrawn = {block for edit in newest if edit.grid is None for block in edit.blocks}
     rows, cols = block_grid
     others = ((row, col) for row in range(rows) for col in range(cols) if (row, col) not in redrawn)
     row, col = next(others, (0, 0))  # any, where all were redrawn

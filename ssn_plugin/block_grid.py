@@ -1,8 +1,8 @@
 """The grids of latents of a Spatially Stochastic Network.
 
 There is one, or there are several, coarse to fine: `[[1, 1], [4, 4]]`. The latents of all blocks lie one after the
-other, grid by grid. The blocks of the finest grid are those that can be redrawn: they are what has a place in the
-image, while coarser grids hold what blocks share (light, colour, pose).
+other, grid by grid. The blocks of the finest grid are those that are meant where no grid is named: they are what has a
+place in the image, while coarser grids hold what blocks share (light, colour, pose).
 """
 
 from __future__ import annotations
@@ -23,6 +23,20 @@ def finest_grid(block_grid: Sequence[Sequence[int]]) -> tuple[int, int]:
 def first_block(block_grid: Sequence[Sequence[int]]) -> int:
     """How many blocks, of coarser grids, lie before the first block of the finest grid."""
     return sum(rows * cols for rows, cols in block_grid[:-1])
+
+
+def locate_grid(block_grid: Sequence[Sequence[int]], grid: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
+    """(rows, cols) of one of the grids, None for the finest, and how many blocks lie before its first one.
+
+    Raises ValueError for a grid that is not among them.
+    """
+    grids = [(rows, cols) for rows, cols in block_grid]
+    if grid is None:
+        grid = grids[-1]
+    if grid not in grids:
+        names = ", ".join(f"{rows}x{cols}" for rows, cols in grids)
+        raise ValueError(f"grid {grid[0]}x{grid[1]} is not among those of the network: {names}")
+    return grid, first_block(grids[:grids.index(grid) + 1])
 
 
 def block_grid_of(G: torch.nn.Module, name: str) -> tuple[int, int]:

@@ -153,7 +153,8 @@ def train(args: tuple[str, ...]) -> None:
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones, or none")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
-@click.option("--resample-block", metavar="BLOCKS", help="Redraw these blocks: 1,2 or 6 or 1,2+1,3 or all or keep:1,2")
+@click.option("--resample-block", metavar="BLOCKS",
+              help="Redraw these blocks: 1,2 or 6 or 1,2+1,3 or all or keep:1,2; 1x1:0 names another grid")
 @click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
 @click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
               help="How many alternatives to draw")
@@ -210,8 +211,7 @@ def generate(
         path = resample_report.save_resampling(result, outdir)
         click.echo(f"{path}.png")
         for variant in result.variants:
-            click.echo(f"{path}-{variant.name}.png  change inside {variant.inside:.4g}, outside {variant.outside:.4g}, "
-                       f"ratio {variant.locality:.3g}")
+            click.echo(f"{path}-{variant.name}.png  {variant.summary}")
 
 
 def _pick_device(name: str | None) -> torch.device:

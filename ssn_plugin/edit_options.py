@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssn_plugin.block_grid import block_grid_of, check_block, image_size
+from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
 from ssn_plugin.recipe import Edit, Recipe, check_seed, encode_mask
 
 
@@ -43,6 +43,19 @@ def parse_blocks(text: str, grid: tuple[int, int]) -> tuple[tuple[int, int], ...
         check_block(block, grid, part.strip() if not second else None)
         blocks.add(block)
     return tuple(sorted(blocks))
+
+
+def parse_place(
+    text: str, block_grid: Sequence[Sequence[int]]
+) -> tuple[tuple[int, int] | None, tuple[tuple[int, int], ...]]:
+    """Read blocks of one grid: `1x1:0` names the grid, `1,2` means the finest. Returns the grid, None for the finest,
+    and (row, col) of each block.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})x(\d{1,9}):(.*)", text)
+    named = (int(match[1]), int(match[2])) if match else None
+    grid, first = locate_grid(block_grid, named)
+    is_finest = first == locate_grid(block_grid, None)[1]
+    return None if is_finest else grid, parse_blocks(match[3] if match else text, grid)
 
 
 def parse_layers(text: str | None, num_ws: int) -> tuple[int, int]:
@@ -101,7 +114,7 @@ def load_mask(path: str | os.PathLike) -> Mask:
 class EditRequest:
     """What a user wants done next, before the network is known that gives blocks and layers their meaning."""
 
-    blocks: str | None = None            # see `parse_blocks`
+    blocks: str | None = None            # see `parse_place`
     mask: Mask | None = None             # instead of blocks
     layers: str | None = None            # see `parse_layers`
     noise: bool = False                  # redraw the noise maps at that place too?
@@ -115,11 +128,13 @@ class EditRequest:
 
     def add_to(self, recipes: Sequence[Recipe], G: torch.nn.Module, name: str) -> list[Recipe]:
         """The recipes with the requested edits as variants. Raises ValueError for what this network has not."""
-        grid = block_grid_of(G, name)
+        block_grid_of(G, name)
         if self.mask is not None:
             self.mask.check_size(*image_size(G))
+        grid, blocks = (None, ()) if self.blocks is None else parse_place(self.blocks, G.block_grid)
         edit = Edit(
-            blocks=() if self.blocks is None else parse_blocks(self.blocks, grid),
+            blocks=blocks,
+            grid=grid,
             mask=None if self.mask is None else encode_mask(self.mask.weights),
             layers=parse_layers(self.layers, G.num_ws),
             noise=self.noise,

@@ -38,6 +38,7 @@ class Edit:
     """
 
     blocks: tuple[tuple[int, int], ...] = ()  # (row, col) of each redrawn block; empty with a mask
+    grid: tuple[int, int] | None = None       # rows and columns of the grid of these blocks; None: the finest
     mask: bytes | None = None                 # PNG, 8-bit gray, size of the image; white is redrawn
     layers: tuple[int, int] = (0, 0)          # first and last layer whose latents change, inclusive
     noise: bool = False                       # redraw the noise maps at that place too?
@@ -47,6 +48,8 @@ class Edit:
     def __post_init__(self) -> None:
         if bool(self.blocks) == (self.mask is not None):
             raise ValueError("an edit has either blocks or a mask")
+        if self.grid is not None and self.mask is not None:
+            raise ValueError(f"an edit with a mask redraws the finest grid, got grid {list(self.grid)}")
         if len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"an edit names a block twice: {[list(block) for block in self.blocks]}")
         if not 0 <= self.layers[0] <= self.layers[1]:
@@ -87,7 +90,7 @@ class Recipe:
         numbers = [edit.number for edit in self.variants]
         if len(set(numbers)) != len(numbers):
             raise ValueError(f"the variants must have different numbers, got {numbers}")
-        places = {(edit.blocks, edit.mask) for edit in self.variants}
+        places = {(edit.blocks, edit.grid, edit.mask) for edit in self.variants}
         if len(places) > 1:
             raise ValueError("the variants must all change the same place")
 
@@ -157,6 +160,8 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
 
     def edit_to_json(edit: Edit) -> dict[str, Any]:
         data: dict[str, Any] = {"blocks": edit.blocks}
+        if edit.grid is not None:
+            data["grid"] = edit.grid
         if edit.mask is not None:
             data = {"mask": masks.setdefault(edit.mask, f"mask{len(masks) + 1}")}
         data |= {"layers": edit.layers, "noise": edit.noise}
@@ -229,12 +234,14 @@ def _edit_from_json(data: Any, masks: dict[str, bytes]) -> Edit:
     _typed("an edit", data, dict)
     place = "mask" if "mask" in data else "blocks"
     source = "transplant_from" if "transplant_from" in data else "variant"
-    _check_keys("an edit", data, (place, "layers", "noise", source))
+    optional = ("grid",) if "grid" in data else ()
+    _check_keys("an edit", data, (place, *optional, "layers", "noise", source))
     if place == "mask" and _typed("mask", data["mask"], str) not in masks:
         raise ValueError(f"edit names {data['mask']!r}, masks has {', '.join(masks) or 'none'}")
     blocks = _typed("blocks", data["blocks"], list) if place == "blocks" else []
     return Edit(
         blocks=tuple(_int_pair("a block", block) for block in blocks),
+        grid=_int_pair("grid", data["grid"]) if optional else None,
         mask=masks[data["mask"]] if place == "mask" else None,
         layers=_int_pair("layers", data["layers"]),
         noise=_typed("noise", data["noise"], bool),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, first_block, image_size
+from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
 from ssn_plugin.recipe import Edit, Recipe, decode_mask, hash_network
 
 # First word of a random key, so that block latents and noise maps never share a stream.
@@ -51,6 +51,13 @@ class Variant:
         """How much more the place changed than its surroundings."""
         return self.inside / self.outside if self.outside != 0 else math.inf
 
+    @property
+    def summary(self) -> str:
+        """The change in words, of one or of both sides."""
+        if math.isnan(self.outside):
+            return f"change {self.inside:.4g}"
+        return f"change inside {self.inside:.4g}, outside {self.outside:.4g}, ratio {self.locality:.3g}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Resampling:
@@ -79,7 +86,7 @@ def start_recipes(
 
 def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str) -> None:
     """Raise ValueError unless the recipe belongs to this network and fits it."""
-    grid = block_grid_of(G, name)
+    block_grid_of(G, name)
     sha256 = hash_network(G)
     if sha256 != recipe.network_sha256:
         raise ValueError(f"the recipe belongs to {recipe.network_name} with hash {recipe.network_sha256}, "
@@ -89,6 +96,7 @@ def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str) -> None:
         raise ValueError(f"the class must be {rule} for {name}, got {recipe.label}")
     masks = set()
     for edit in (*recipe.edits, *recipe.variants):
+        grid, _ = locate_grid(G.block_grid, edit.grid)
         for block in edit.blocks:
             check_block(block, grid)
         if edit.layers[1] >= G.num_ws:
@@ -144,7 +152,7 @@ def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit,
 
     step: position of the edit in the chain.
     """
-    (rows, cols), first = finest_grid(G.block_grid), first_block(G.block_grid)
+    (rows, cols), first = locate_grid(G.block_grid, edit.grid)
     blocks = [first + row * cols + col for row, col in edit.blocks] or list(range(first, first + rows * cols))
     if edit.transplant_from is not None:
         z = sample_z(edit.transplant_from, G.z_dim)
@@ -176,7 +184,7 @@ def region_weight(G: torch.nn.Module, edit: Edit) -> torch.Tensor:
     height, width = image_size(G)
     if edit.mask is not None:
         return torch.from_numpy(decode_mask(edit.mask, (height, width)).astype(np.float32) / 255)
-    rows, cols = finest_grid(G.block_grid)
+    (rows, cols), _ = locate_grid(G.block_grid, edit.grid)
     weight = torch.zeros([height, width])
     for row, col in edit.blocks:
         weight[row * height // rows:(row + 1) * height // rows, col * width // cols:(col + 1) * width // cols] = 1

@@ -45,12 +45,14 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
     for variant, image in zip(result.variants, variants, strict=True):
         save_png(image, f"{path}-{variant.name}.png")
     if variants:
+        has_outside = not result.region.all()
         sheet = draw_contact_sheet(
             original, variants, result.region.numpy(),
             title=describe_edit(recipe), subtitle=describe_image(recipe, result.num_ws),
             labels=[variant.name for variant in result.variants],
-            notes=[f"{variant.inside:.2g} / {variant.outside:.2g}" for variant in result.variants],
-            footer="Red: what was redrawn. Small numbers: mean squared change inside / outside, images in -1..1.",
+            notes=[f"{v.inside:.2g} / {v.outside:.2g}" if has_outside else f"{v.inside:.2g}" for v in result.variants],
+            footer="Red: what was redrawn. Small numbers: mean squared change"
+                   f"{' inside / outside' if has_outside else ''}, images in -1..1.",
         )
         save_png(sheet, f"{path}-sheet.png")
         change_map = draw_change_map(
@@ -98,6 +100,10 @@ def describe_edit(recipe: Recipe) -> str:
         place = f"Block{'s' * (len(edit.blocks) > 1)} {', '.join(str(block) for block in edit.blocks)}"
     else:
         place = f"{len(edit.blocks)} blocks"
+    if edit.grid == (1, 1):
+        place = "Global code"
+    elif edit.grid is not None:
+        place += f" of the {edit.grid[0]}x{edit.grid[1]} grid"
     if edit.transplant_from is not None:
         return f"{place} taken from seed {edit.transplant_from}"
     return f"{place} redrawn {num} times" if num > 1 else f"{place} redrawn"

@@ -24,11 +24,12 @@ GRID = (2, 4)
 BLOCKS = [(row, col) for row in range(2) for col in range(4)]
 
 
-def make_generator(c_dim: int = 0) -> torch.nn.Module:
+def make_generator(c_dim: int = 0, block_grid=(GRID,)) -> torch.nn.Module:
     """16x16 pixels, grid 2x4, 6 layers, with noise that matters."""
     torch.manual_seed(1)
     G = SSNGenerator(
-        4, c_dim, 4, 16, 3, block_grid=[list(GRID)], mapping_kwargs=dict(num_layers=2, lr_multiplier=1),
+        4, c_dim, 4, 16, 3, block_grid=[list(grid) for grid in block_grid],
+        mapping_kwargs=dict(num_layers=2, lr_multiplier=1),
         synthesis_kwargs=dict(channel_base=64, channel_max=8),
     )
     for name, param in G.named_parameters():
@@ -40,6 +41,11 @@ def make_generator(c_dim: int = 0) -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def G() -> torch.nn.Module:
     return make_generator()
+
+
+@pytest.fixture(scope="module")
+def two_grids() -> torch.nn.Module:
+    return make_generator(block_grid=((1, 1), GRID))
 
 
 def start(G: torch.nn.Module, seed: int = 3, noise_mode: str = "const") -> recipes.Recipe:
@@ -145,6 +151,48 @@ def test_redrawn_latents_are_independent_unit_normals():
         assert np.abs(values.T @ values / 256 - np.eye(32)).max() < 5 * 2**0.5 / 16
     for a, b in itertools.combinations(sets, 2):
         assert np.abs(a.T @ b / 256).max() < 5 / 16
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ("1,2", (None, ((1, 2),))),
+    ("2x4:1,2", (None, ((1, 2),))),
+    ("1x1:0", ((1, 1), ((0, 0),))),
+    ("1x2:all", ((1, 2), ((0, 0), (0, 1)))),
+])
+def test_a_place_names_its_grid_unless_it_is_the_finest(text, place):
+    assert edit_options.parse_place(text, [[1, 1], [1, 2], [2, 4]]) == place
+
+
+def test_a_grid_that_the_network_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"grid 2x2 is not among those of the network: 1x1, 2x4"):
+        edit_options.parse_place("2x2:0", [[1, 1], [2, 4]])
+
+
+def styles_by_block(G, recipe):
+    """[L, B, bw]"""
+    return resample.make_latents(G, recipe).ws.reshape(G.num_ws, -1, 4)
+
+
+def test_a_redraw_of_the_global_code_keeps_all_blocks_and_those_of_blocks_keep_it(two_grids):
+    recipe = start(two_grids)
+    before = styles_by_block(two_grids, recipe)
+    for edit, changed in [(edit_of((0, 0), grid=(1, 1)), [0]), (edit_of((0, 0)), [1]), (edit_of((1, 3)), [8])]:
+        after = styles_by_block(two_grids, edited(recipe, edit))
+        assert (before != after).any(dim=2).any(dim=0).nonzero().flatten().tolist() == changed
+
+
+def test_the_global_code_of_another_seed_can_be_transplanted(two_grids):
+    edit = edit_of((0, 0), grid=(1, 1), variant=None, transplant_from=9)
+    here, there = (styles_by_block(two_grids, start(two_grids, seed=seed)) for seed in (3, 9))
+    actual = styles_by_block(two_grids, edited(start(two_grids, seed=3), edit))
+    assert torch.equal(actual[:, 0], there[:, 0]) and torch.equal(actual[:, 1:], here[:, 1:])
+
+
+def test_the_global_code_may_change_the_whole_image(two_grids):
+    recipe = dataclasses.replace(start(two_grids), variants=(edit_of((0, 0), grid=(1, 1)),))
+    result = resample.resample(two_grids, recipe)
+    assert result.region.all() and result.variants[0].summary == f"change {result.variants[0].inside:.4g}"
+    assert resample_report.describe_edit(recipe) == "Global code redrawn"
 
 
 def test_an_edit_changes_the_named_layers_of_the_named_blocks_only(G):
@@ -296,6 +344,7 @@ def test_a_conditional_network_keeps_its_class(tmp_path):
 
 @pytest.mark.parametrize(("edits", "message"), [
     ([edit_of((2, 0))], r"block \(2, 0\) is outside the 2x4 latent grid"),
+    ([edit_of((0, 0), grid=(1, 1))], "grid 1x1 is not among those of the network: 2x4"),
     ([edit_of((0, 0), layers=(0, 6))], "layers .* outside the layers 0-5"),
     ([recipes.Edit(mask=mask_png(np.ones([8, 16])), variant=1)], "the mask is 16x8, the image 16x16"),
     ([recipes.Edit(mask=b"\x89PNG", variant=1)], "not a readable PNG"),
@@ -348,7 +397,8 @@ def full_recipe(G: torch.nn.Module) -> recipes.Recipe:
     """One that uses everything a recipe can hold."""
     mask = mask_png(np.eye(16))
     return dataclasses.replace(
-        edited(start(G), edit_of((0, 0), (1, 3), noise=True), edit_of((0, 1), variant=None, transplant_from=7)),
+        edited(start(G), edit_of((0, 0), (1, 3), noise=True), edit_of((0, 1), variant=None, transplant_from=7),
+               edit_of((0, 0), grid=(1, 1))),
         truncation=0.7,
         variants=tuple(recipes.Edit(mask=mask, layers=(1, 4), variant=i) for i in (5, 6)),
     )
@@ -383,6 +433,8 @@ def test_a_mask_is_stored_once_for_all_variants(G, tmp_path):
     (["edits", 0, "layers"], [3, 2], "layers must be first <= last, both >= 0, got [3, 2]"),
     (["edits", 0, "noise"], 1, "noise must be of type bool, got 1"),
     (["edits", 0], 5, "an edit must be of type dict, got 5"),
+    (["edits", 2, "grid"], [1], "grid must be a list of two integers, got [1]"),
+    (["variants", 0, "grid"], [2, 4], "an edit with a mask redraws the finest grid, got grid [2, 4]"),
     (["edits", 1, "noise"], True, "a transplant keeps the noise maps, so noise must be false"),
     (["variants", 0, "mask"], "mask2", "edit names 'mask2', masks has mask1"),
     (["variants", 0, "variant"], 6, "the variants must have different numbers, got [6, 6]"),
