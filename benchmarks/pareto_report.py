@@ -303,7 +303,7 @@ def draw_pareto(summaries: dict[str, dict[str, Summary]], path: Path) -> bool:
         click.echo("matplotlib is not installed: no figure is drawn (pip install matplotlib)", err=True)
         return False
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     metric = quality_names(summaries)[0]
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
@@ -324,6 +324,11 @@ def draw_pareto(summaries: dict[str, dict[str, Summary]], path: Path) -> bool:
                      label="StyleGAN2, cannot resample")
         axes.legend(frameon=False)
     axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel("distortion (mean squared change outside the redrawn block)")
     axes.set_ylabel(f"{metric} (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
