@@ -73,8 +73,8 @@ Examples:
               help="Instead of images make a sheet with a row per seed and a column per psi, e.g. 0,0.5,0.7,1")
 @click.option("--resample-block", metavar="BLOCKS",
               help="Redraw these blocks of each image: ROW,COL or an index from the top left; several joined with '+' "
-                   "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those. Of several grids the finest; "
-                   "1x1:0 names another and a block of it")
+                   "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those. Blocks are those of the "
+                   "finest grid; 1x1:0 is block 0 of grid 1x1")
 @click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
 @click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
               help="How many alternatives to draw")

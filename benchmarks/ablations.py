@@ -4,8 +4,8 @@
     python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,reward
 
 All further options are those of benchmarks/pareto.py, which trains, scores and draws the points; what is finished is
-not done again. Every variant differs from the default of `--cfg=ssn`, lambda 100, in the one thing that is named, so
-all ablations share that point.
+not done again. Every variant differs from the default of `--cfg=ssn`, lambda 100, by the options that are named, so all
+ablations share that point.
 
     OUTDIR/ablations.md    a table for each ablation
     OUTDIR/points/ ...     what benchmarks/pareto.py writes
@@ -52,12 +52,12 @@ ABLATIONS = {
     "encoder": Ablation("Does the spatial encoder help, and should its gates start open?", {
         "gates start open": "", "gates start closed": "--encoder-init=zero", "none": "--encoder=none"}),
     "styles": Ablation("How fine must style maps be?", {
-        "from the grid": "", "16 pixels": "--style-resolution=16", "exact": "--style-resolution=0"}),
+        "from the grid": "", "32 pixels": "--style-resolution=32", "exact": "--style-resolution=0"}),
     "interval": Ablation("How often is the distortion computed?", {
         "every step": "", "every 4th": "--distortion-interval=4", "every 8th": "--distortion-interval=8"}),
     "grid": Ablation("How many blocks?", {"4x4": "", "2x2": "--blocks=2x2", "8x8": "--blocks=8x8"}),
     "mixing": Ablation("Should styles be mixed?", {"90 % of images": "", "never": "--style-mixing=0"}),
-    "reduction": Ablation("Mean over the pixels outside, or sum over the blocks outside?", {
+    "reduction": Ablation("Mean over the pixels outside, or sum over the blocks outside, which is 15 times as much?", {
         "mean": "", "sum": "--distortion-reduction=sum"}),
     "path-length": Ablation("Should path lengths weigh what lies outside a block more (Eq. 15 of the paper)?", {
         "as StyleGAN2": "", "outside 4 times": "--pl-outside=4"}),
@@ -82,7 +82,6 @@ def variants_of(names: Iterable[str]) -> dict[str, str]:
 def page(points: Sequence[dict[str, Any]]) -> str:
     """A table for each ablation with at least two variants among the points."""
     summaries = summarise(points)
-    minutes = {point["variant"]: f"{point['training_seconds'] / 60:.1f}" for point in points if point["finished"]}
     columns = [*quality_names(summaries), *RESULTS]
     parts = ["Default: `--cfg=ssn --lambda=100`.", "" if any(n[:3] == "fid" for n in columns) else NO_DETECTORS.strip()]
     for name, ablation in ABLATIONS.items():
@@ -91,9 +90,9 @@ def page(points: Sequence[dict[str, Any]]) -> str:
             variant = variant_name(name, label, options)
             if variant in summaries:
                 numbers = [format_summary(summaries[variant].get(column)) for column in columns]
-                rows.append([label, f"`{options}`" if options else "default", *numbers, minutes[variant]])
+                rows.append([label, f"`{options}`" if options else "default", *numbers])
         if len(rows) > 1:
-            table = markdown_table([name, "option", *columns, "minutes of training"], rows)
+            table = markdown_table([name, "options", *columns], rows)
             parts.append(f"## {ablation.question}\n\n{table}")
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -113,11 +112,14 @@ def main(outdir: str, only: str | None, options: tuple[str, ...]) -> None:
         if option in given:
             raise ValueError(f"{option} cannot be given, the ablations decide")
     variants = [f"--variant={name}: {text}" for name, text in variants_of(names).items()]
-    pareto.main([*options, f"--outdir={outdir}", "--lambdas=", "--no-baseline", *variants], standalone_mode=False)
-    path = Path(outdir, "ablations.md")
-    with open_atomic(path, "w", encoding="utf-8") as file:
-        file.write(page(read_points(Path(outdir))))
-    click.echo(f"Page: {path}")
+    try:
+        pareto.main([*options, f"--outdir={outdir}", "--lambdas=", "--no-baseline", *variants], standalone_mode=False)
+    finally:  # a variant that failed does not keep the others from the page
+        points = read_points(Path(outdir))
+        if any(point["finished"] for point in points):
+            with open_atomic(Path(outdir, "ablations.md"), "w", encoding="utf-8") as file:
+                file.write(page(points))
+            click.echo(f"Page: {Path(outdir, 'ablations.md')}")
 
 
 if __name__ == "__main__":

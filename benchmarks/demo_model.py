@@ -110,7 +110,8 @@ def training_rows(args: Any, progress: Mapping[str, float], hardware: str | None
     weights = {key: value for key, value in args.loss_kwargs.items() if value}
     if "diversity_weight" not in weights:  # then there is nothing to cap
         weights = {key: value for key, value in weights.items() if not key.startswith("diversity")}
-    loss = [f"{words} {weights[key]}" for key, words in SETTINGS.items() if key in weights]
+    texts = {key: value if isinstance(value, str) else f"{value:g}" for key, value in weights.items()}
+    loss = [f"{words} {texts[key]}" for key, words in SETTINGS.items() if key in texts]
     synthesis = args.G_kwargs.get("synthesis_kwargs", {})
     kimg, seconds = progress["Progress/kimg"], progress["Timing/total_sec"]
     rows = [

@@ -51,7 +51,8 @@ class SSNConfig:
     distortion_weight: float = 100         # lambda; 0 switches the term off
     distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
-    distortion_batch_shrink: int = 2       # both use 1/n of the batch, as the path length does
+    distortion_batch_shrink: int = 2       # as many pairs as 1/n of the batch, as the path length does
+    distortion_redraws: int = 2            # pairs that share their image before; 1 takes a third longer, for new images
     diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
     diversity_cap: float = 0.1             # tau: more mean squared change than this earns nothing
     diversity_reward: str = "log"          # for the logarithm of the change up to the cap, or for the change ("linear")
@@ -86,6 +87,8 @@ class SSNConfig:
             raise ValueError(f"--distortion-reduction must be one of {choices}, got {self.distortion_reduction}")
         if self.distortion_batch_shrink < 1:
             raise ValueError(f"distortion_batch_shrink must be at least 1, got {self.distortion_batch_shrink}")
+        if self.distortion_redraws < 1:
+            raise ValueError(f"distortion_redraws must be at least 1, got {self.distortion_redraws}")
 
     def _check_block_grids(self) -> None:
         names = format_block_grids(self.block_grids)
@@ -155,6 +158,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         distortion_interval=config.distortion_interval,
         distortion_reduction=config.distortion_reduction,
         distortion_batch_shrink=config.distortion_batch_shrink,
+        distortion_redraws=config.distortion_redraws,
         diversity_weight=config.diversity_weight,
         diversity_cap=config.diversity_cap,
         diversity_reward=config.diversity_reward,
@@ -219,7 +223,7 @@ def options() -> list[click.Option]:
         click.Option(
             ["--blocks"], metavar="RxC[+RxC]",
             help="SSN: rows x columns of the block grid, or of several from coarse to fine, of which the last is the "
-                 "one whose blocks can be redrawn  [default: 4x4; 1x1+4x4 in ssn-plus]",
+                 "one whose blocks the terms are about  [default: 4x4; 1x1+4x4 in ssn-plus]",
         ),
         click.Option(
             ["--lambda", "distortion_weight"], type=float, metavar="FLOAT",
@@ -227,7 +231,7 @@ def options() -> list[click.Option]:
         ),
         click.Option(
             ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 5 in ssn-plus]",
+            help="SSN: weight of the reward for change inside a redrawn block, at the cap  [default: 0; 5 in ssn-plus]",
         ),
         click.Option(
             ["--diversity-cap"], type=float, metavar="FLOAT",

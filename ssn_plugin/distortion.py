@@ -54,13 +54,14 @@ def mean_inside_change(before: torch.Tensor, after: torch.Tensor, resampled: tor
     return _masked_mean(_squared_change(before, after), resampled)
 
 
-def diversity_reward(inside: torch.Tensor, cap: float, shape: str = "log") -> torch.Tensor:
+def diversity_reward(inside: torch.Tensor, cap: float, shape: str) -> torch.Tensor:
     """What the diversity of a resampling earns, per image: `cap` from a diversity of `cap` on, and less below.
 
-    linear  The diversity itself. Being quadratic in the change of pixels, it pulls the less the smaller they are: a
-            block that does next to nothing stays so.
-    log     cap * (1 + log(diversity / cap)): every doubling earns the same, and the pull on the pixels grows as their
-            change shrinks, down to LOG_FLOOR of the cap. Values below 0 mean that a block does next to nothing.
+    linear  min(diversity, cap). Diversity and distortion are both quadratic in the size of a block's change, so their
+            weighted difference has no balance but none and full: where locality is below lambda / mu, blocks die.
+    log     cap * (1 + log((min(diversity, cap) / cap + f) / (1 + f))) with f = LOG_FLOOR. Every doubling earns the
+            same, about 0.7 of the cap, so that there is a balance, where lambda * distortion is about mu * cap. Zero at
+            a third of the cap, -2.9 caps for a block that does nothing; as steep as the linear reward at the cap.
 
     inside: [N], as `mean_inside_change` returns it.  Returns [N].
     """

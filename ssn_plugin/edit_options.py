@@ -37,7 +37,8 @@ def parse_blocks(text: str, grid: tuple[int, int]) -> tuple[tuple[int, int], ...
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(-?\d{1,9})\s*(?:,\s*(-?\d{1,9})\s*)?", part)
         if not match:
-            raise ValueError(f"block {part.strip()!r} must be ROW,COL or an index or 'all'; join several with '+'")
+            raise ValueError(f"block {part.strip()!r} must be ROW,COL or an index or 'all'; join several with '+', "
+                             "put another grid in front as in 1x1:0")
         first, second = match.groups()
         block = (int(first), int(second)) if second else divmod(int(first), cols)
         check_block(block, grid, part.strip() if not second else None)

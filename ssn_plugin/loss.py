@@ -33,7 +33,7 @@ class DistortionLoss(StyleGAN2Loss):
     should stay, and returns [N].
 
     D_in, the diversity, is the mean squared change inside the block. Without a reward R for it the cheapest way to a
-    low distortion is a block that does nothing. R is the logarithm of min(D_in, tau), or that itself, which cannot wake
+    low distortion is a block that does nothing. R is min(D_in, tau), or tau times the logarithm of that, which wakes
     blocks that do nothing yet, see `ssn_plugin.distortion.diversity_reward`. The cap tau applies to every pair of
     images by itself: one whose block changes enough already feels no force, and cannot make up for a pair whose block
     does nothing.
@@ -53,14 +53,17 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
         distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
         distortion_batch_shrink: int = 2,    # as many pairs as 1/n of the batch, as pl_batch_shrink does
-        distortion_redraws: int = 2,         # of one image; 1 is a third slower, its pairs are independent
+        distortion_redraws: int = 1,         # pairs that share their image before, to save some
         diversity_weight: float = 0,         # mu; 0 switches the reward off
-        diversity_cap: float = 0.1,          # tau: more change than this inside the block earns nothing
-        diversity_reward: str = "log",       # shape of R below the cap: "log" or "linear"
+        diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
+        diversity_reward: str = "linear",    # shape of R below the cap: "linear" or "log"
         pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
+        if distortion_redraws < 1:
+            raise ValueError(f"distortion redraws must be at least 1, got {distortion_redraws}")
+        distortion.diversity_reward(torch.ones(1), 1, diversity_reward)  # refuses a wrong one before training begins
         self.distortion_weight = distortion_weight
         self.distortion_interval = distortion_interval
         self.distortion_batch_shrink = distortion_batch_shrink

@@ -1,7 +1,7 @@
 """Keep the parts of an image that you like and redraw the rest.
 
-Letters: N batch, L layers, R x S block grid (row-major; the finest of several), B blocks of all grids, H x W pixels.
-Images are in -1..1.
+Letters: N batch, L layers, R x S block grid that an edit names (row-major), B blocks of all grids, H x W
+pixels. Images are in -1..1.
 An image is a `Recipe`: a seed and a chain of edits. `make_latents` turns it into the input of the synthesis network,
 `render` into pixels. Every draw has its own random generator, keyed by what it is for (see `ssn_plugin.recipe`), and
 images are made one at a time, so an image is the same alone, among others and in every order.

@@ -35,8 +35,8 @@ def finish(plan, points, jobs):
     return {}
 
 
-def compare(monkeypatch, data, outdir, *options):
-    monkeypatch.setattr(pareto, "make_points_in_parallel", finish)
+def compare(monkeypatch, data, outdir, *options, work=finish):
+    monkeypatch.setattr(pareto, "make_points_in_parallel", work)
     return CliRunner().invoke(ablations.main, [f"--outdir={outdir}", f"--data={data}", *RUN, *options])
 
 
@@ -47,8 +47,19 @@ def test_train_accepts_every_variant_and_all_are_on_the_page(monkeypatch, data, 
     for ablation in ablations.ABLATIONS.values():
         table = text.partition(f"## {ablation.question}\n\n")[2].partition("\n\n")[0].splitlines()[2:]
         assert [row.split(" | ")[0].strip("| ") for row in table] == list(ablation.variants)
-        assert table[0].endswith(" | default | 0 | 0.5 | - | 2 | 0.0 |"), "the point that all share"
+        assert table[0].endswith(" | default | 0 | 0.5 | - | 2 |"), "the point that all share"
         assert all(options in row for row, options in zip(table, ablation.variants.values(), strict=True))
+
+
+def test_the_page_is_about_the_others_where_one_failed(monkeypatch, data, tmp_path):
+    def fail_at_the_last(plan, points, jobs):
+        finish(plan, points[:-1], jobs)
+        return {points[-1].name: "diverged"}
+
+    result = compare(monkeypatch, data, tmp_path, "--only=grid", work=fail_at_the_last)
+    assert result.exit_code == 2 and "1 of 3 points failed: grid-8x8-seed0" in result.stderr
+    text = (tmp_path / "ablations.md").read_text()
+    assert "| 2x2 |" in text and "| 8x8 |" not in text
 
 
 def test_the_default_is_trained_once(data):

@@ -220,7 +220,7 @@ def finished_run(networks, models, tmp_path):
     folder = tmp_path / "run"
     write_zip(tmp_path / "photos.zip", num=4, size=16)
     _, args = train.setup_training_loop_kwargs(
-        data="photos.zip", cfg="ssn", gpus=0, metrics=[], kimg=2, distortion_weight=30, seed=7)
+        data="photos.zip", cfg="ssn", gpus=0, metrics=[], kimg=2, distortion_weight=30.0, seed=7)
     folder.mkdir()
     run_folders.record(args, str(folder))
     network_export.save_networks(
@@ -257,12 +257,13 @@ def test_the_card_takes_its_numbers_from_the_files_of_the_run(finished_run, mode
     result = json.loads((finished_run / "metric-ssn_distortion2.jsonl").read_text())
     for words in (
         "# tiny: Noise\n", "| Latent grid | 2x2 |", "| Licence | CC0 |", "`photos.zip`: 4 images of 16x16 pixels,",
-        "| Images seen | 2 thousand, ", "| Time | 2m 21s, 70 s for a thousand images |", "distortion (lambda) 30",
+        "| Images seen | 2 thousand, ", "| Time | 2m 21s, 70 s for a thousand images |", "distortion (lambda) 30, ",
         "| Hardware | An abacus |", "| Random seed | 7 |", "    python train.py --kimg=2\n", " It shows noise only.\n",
         f"{result['results']['ssn_distortion2']:.5g}", "- `ssn_distortion2`: seed 0", "--network=demo:tiny",
         network_export.sha256(models / "tiny.pkl"),
     ):
         assert words in card, words
+    assert "up to" not in card, "without a reward there is nothing to cap"
     assert "demo:tiny  Noise" in network_names.network_help()
 
 

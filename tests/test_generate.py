@@ -36,13 +36,13 @@ def save_network(path: Path, G: torch.nn.Module) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Networks of 16x16 pixels: `ssn.pkl`, `plain.pkl` and `gray.pkl` (one channel, three classes)."""
+    """Networks of 16x16 pixels: `ssn.pkl`, `plus.pkl`, `plain.pkl` and `gray.pkl` (one channel, three classes)."""
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    ssn = SSNGenerator(
-        4, 0, 4, 16, 3, block_grid=[[4, 4]], mapping_kwargs=dict(num_layers=2, lr_multiplier=1), synthesis_kwargs=SMALL
-    )
-    save_network(folder / "ssn.pkl", ssn)
+    for name, block_grid in [("ssn", [[4, 4]]), ("plus", [[1, 1], [4, 4]])]:
+        mapping = dict(num_layers=2, lr_multiplier=1)
+        G = SSNGenerator(4, 0, 4, 16, 3, block_grid=block_grid, mapping_kwargs=mapping, synthesis_kwargs=SMALL)
+        save_network(folder / f"{name}.pkl", G)
     sizes = dict(z_dim=4, w_dim=4, img_resolution=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=SMALL)
     save_network(folder / "plain.pkl", Generator(c_dim=0, img_channels=3, **sizes))
     save_network(folder / "gray.pkl", Generator(c_dim=3, img_channels=1, **sizes))
@@ -254,6 +254,18 @@ def test_redrawing_writes_images_figures_and_recipe(folder, tmp_path):
         "seed0003.png",
     ]
     assert len(re.findall(r"-v\d\d\.png  change inside [\d.e-]+, outside [\d.e-]+, ratio [\d.e-]+\n", output)) == 2
+
+
+def test_the_global_code_is_redrawn_by_the_name_of_its_grid_and_the_recipe_goes_on_with_a_block(folder, tmp_path):
+    network, out = ("--network", folder / "plus.pkl"), tmp_path / "out"
+    output = run_ok(*network, "--seeds=3", "--resample-block=1x1:0", "--variants=2", "--outdir", out)
+    assert len(re.findall(r"-v\d\d\.png  change [\d.e-]+\n", output)) == 2
+    assert output.rstrip().endswith("--resample-block=0,0"), "no block of the finest grid was redrawn yet"
+    files, recipe = digests(out), ("--recipe", out / "seed0003-recipe.json")
+    run_ok(*network, *recipe, "--outdir", tmp_path / "again")
+    assert digests(tmp_path / "again") == files
+    run_ok(*network, *recipe, "--pick=2", "--resample-block=1,2", "--outdir", out)
+    assert np.array_equal(pixels(out / "seed0003-edit1.png"), pixels(out / "seed0003-v02.png"))
 
 
 @pytest.mark.parametrize("noise_mode", ["const", "random", "none"])

@@ -76,14 +76,17 @@ def test_blocks_are_named_by_position_or_index(text, blocks):
     assert edit_options.parse_blocks(text, GRID) == blocks
 
 
+JOINED = "; join several with '+', put another grid in front as in 1x1:0"
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("2,0", "block (2, 0) is outside the 2x4 latent grid"),
     ("0,-1", "block (0, -1) is outside the 2x4 latent grid"),
     ("8", "block 8 is outside the 2x4 latent grid"),
     ("-1", "block -1 is outside the 2x4 latent grid"),
-    ("1;2", "block '1;2' must be ROW,COL or an index or 'all'; join several with '+'"),
-    ("", "block '' must be ROW,COL or an index or 'all'; join several with '+'"),
-    ("1,2,3", "block '1,2,3' must be ROW,COL or an index or 'all'; join several with '+'"),
+    ("1;2", "block '1;2' must be ROW,COL or an index or 'all'" + JOINED),
+    ("", "block '' must be ROW,COL or an index or 'all'" + JOINED),
+    ("1,2,3", "block '1,2,3' must be ROW,COL or an index or 'all'" + JOINED),
     ("keep:0+1+2+3+4+5+6+7", "'keep:0+1+2+3+4+5+6+7' keeps all blocks of the 2x4 latent grid, so nothing would be "
                              "redrawn"),
 ])

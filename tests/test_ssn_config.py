@@ -117,7 +117,8 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert G_kwargs.synthesis_kwargs.style_resolution is None
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2, diversity_weight=0,
+        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2, distortion_redraws=2,
+        diversity_weight=0,
         diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
     )
 

@@ -90,9 +90,7 @@ def one_block(monkeypatch):
 
 def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
-    defaults = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, distortion_redraws=1,
-                    diversity_reward="linear", style_mixing_prob=0, pl_weight=0)
-    kwargs = defaults | kwargs
+    kwargs = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0) | kwargs
     return cls(device=torch.device("cpu"), **networks, **kwargs)
 
 
@@ -229,9 +227,14 @@ def test_sum_reduction_counts_every_outside_block():
     assert run_phase(loss_sum)["distortion"] == pytest.approx(3 * mean, rel=1e-5)
 
 
-def test_an_unknown_reduction_is_refused():
-    with pytest.raises(ValueError, match="must be 'mean' or 'sum', got 'max'"):
-        make_loss(distortion_reduction="max")
+@pytest.mark.parametrize(("setting", "message"), [
+    (dict(distortion_reduction="max"), "must be 'mean' or 'sum', got 'max'"),
+    (dict(diversity_reward="root"), "must be 'linear' or 'log', got 'root'"),
+    (dict(distortion_redraws=0), "redraws must be at least 1, got 0"),
+])
+def test_a_wrong_setting_is_refused_at_the_start(setting, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss(**setting)
 
 
 def largest_outside_change(before, after, outside):
@@ -314,8 +317,8 @@ def test_half_the_batch_estimates_the_term_by_default():
     loss = DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), style_mixing_prob=0)
     run_phase(loss, num=6)
     (host_z, host_c, _), (pair_z, pair_c, _) = loss.G_mapping.calls
-    assert len(pair_z) == len(pair_c) == 2 + 3, "three pairs, of which two share their image before"
-    assert torch.equal(pair_z[:2], host_z[:2]) and torch.equal(pair_c[:2], host_c[:2])
+    assert len(pair_z) == len(pair_c) == 2 * 3
+    assert torch.equal(pair_z[:3], host_z[:3]) and torch.equal(pair_c[:3], host_c[:3])
 
 
 def test_redraws_of_one_image_share_it_with_its_label_and_noise():
