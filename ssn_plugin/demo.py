@@ -18,10 +18,9 @@ from dnnlib.util import Logger
 from training.cli import Command
 from training.network_names import demo_models
 
-DEMO_MODEL = "demo:castles64"
+DEMO_MODEL, DEMO_SEED, DEMO_BLOCK = "demo:castles64", 7, "1,2"  # as in the README
 RESOLUTION = 32
 NUM_CASTLES = 4000
-BLOCK = "1,1"
 
 
 @click.command(cls=Command)
@@ -38,10 +37,12 @@ def main(outdir: str, kimg: int, minutes: float, seed: int) -> None:
     folder = Path(outdir)
     folder.mkdir(parents=True, exist_ok=True)
     if DEMO_MODEL in demo_models():
-        redraw_block("First, a network that was trained for longer", DEMO_MODEL, folder / "trained-for-longer")
+        images = folder / "trained-for-longer"
+        sheet = redraw_block("First, a network that was trained for longer", DEMO_MODEL, DEMO_SEED, DEMO_BLOCK, images)
+        click.echo(f"  Look at {sheet} while the other one is trained")
     castles = draw_castles(folder, seed)
     snapshot = train_network(castles, folder, kimg, minutes)
-    sheet = redraw_block("3. The network that was just trained", str(snapshot), snapshot.parent / "images")
+    sheet = redraw_block("3. The network that was just trained", str(snapshot), 1, "1,1", snapshot.parent / "images")
     click.echo(f"\nDone in {(time.time() - start) / 60:.1f} minutes. Look at {sheet}")
 
 
@@ -118,14 +119,14 @@ class LogFile(Logger):
         self.file.close()
 
 
-def redraw_block(step: str, network: str, images: Path) -> Path:
-    """Eight variants of one block; returns the contact sheet."""
+def redraw_block(step: str, network: str, seed: int, block: str, images: Path) -> Path:
+    """Eight variants of one block of the image of a seed; returns the contact sheet."""
     import generate
 
-    arguments = [f"--network={network}", "--seeds=1", f"--resample-block={BLOCK}", f"--outdir={images}"]
-    announce(f"{step}: redrawing block ({BLOCK}) eight times ...", "generate.py", *arguments)
+    arguments = [f"--network={network}", f"--seeds={seed}", f"--resample-block={block}", f"--outdir={images}"]
+    announce(f"{step}: redrawing block ({block}) eight times ...", "generate.py", *arguments)
     generate.main(arguments, standalone_mode=False)
-    return images / "seed0001-sheet.png"
+    return images / f"seed{seed:04d}-sheet.png"
 
 
 if __name__ == "__main__":

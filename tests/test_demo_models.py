@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_every_model_loads_without_trust_and_its_card_names_its_hash(name):
     assert networks["D"] is not None and networks["training_set_kwargs"] is None
     path = network_names.demo_models()[name]
     assert network_export.sha256(path) in path.with_suffix(".md").read_text()
+
+
+def test_a_redraw_of_the_castles_in_the_readme_changes_the_block_and_little_else(tmp_path):
+    result = run(generate.main, f"--network={NAME}", "--seeds=7", "--resample-block=1,2", "--variants=1",
+                 f"--outdir={tmp_path}")
+    assert result.exit_code == 0, result.output
+    (ratio,) = re.findall(r"inside .*, outside .*, ratio ([\d.]+)", result.stdout)
+    assert float(ratio) > 10
 
 
 # Names.
@@ -191,12 +200,13 @@ def test_the_demo_shows_the_model_that_comes_along_and_then_trains(present, cast
     trained = tmp_path / "demo" / "run" / "network-snapshot-000001.pkl"
     trained.parent.mkdir(parents=True)
     network_export.save_networks(networks, trained)
+    monkeypatch.setattr(demo, "DEMO_BLOCK", "1,1")  # of the 2x2 in this test's model
     monkeypatch.setattr(demo, "draw_castles", lambda folder, seed: folder / "castles.zip")
     monkeypatch.setattr(demo, "train_network", lambda *args: print("TRAINS") or trained)
     result = run(demo.main)
     assert result.exit_code == 0, result.output
     before, after = result.stdout.split("TRAINS")
-    sheet = Path("demo/trained-for-longer/seed0001-sheet.png")
+    sheet = Path("demo/trained-for-longer/seed0007-sheet.png")
     assert sheet.exists() == present == (f"Contact sheet: {sheet}" in before)
     assert after.rstrip().endswith(f"Look at {trained.parent}/images/seed0001-sheet.png")
 
