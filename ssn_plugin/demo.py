@@ -18,7 +18,7 @@ from dnnlib.util import Logger
 from training.cli import Command
 from training.network_names import demo_models
 
-DEMO_MODEL, DEMO_SEED, DEMO_BLOCK = "demo:castles64", 7, "1,2"  # as in the README
+DEMO_MODEL, DEMO_SEED, DEMO_BLOCK = "demo:castles64", 4, "1,2"  # as in the README
 RESOLUTION = 32
 NUM_CASTLES = 4000
 

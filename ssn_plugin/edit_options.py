@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
+from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, image_size, locate_grid
 from ssn_plugin.recipe import Edit, Recipe, check_seed, encode_mask
 
 
@@ -54,9 +54,8 @@ def parse_place(
     """
     match = re.fullmatch(r"\s*(\d{1,9})x(\d{1,9}):(.*)", text)
     named = (int(match[1]), int(match[2])) if match else None
-    grid, first = locate_grid(block_grid, named)
-    is_finest = first == locate_grid(block_grid, None)[1]
-    return None if is_finest else grid, parse_blocks(match[3] if match else text, grid)
+    grid, _ = locate_grid(block_grid, named)
+    return None if grid == finest_grid(block_grid) else grid, parse_blocks(match[3] if match else text, grid)
 
 
 def parse_layers(text: str | None, num_ws: int) -> tuple[int, int]:

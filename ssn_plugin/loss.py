@@ -143,14 +143,14 @@ class DistortionLoss(StyleGAN2Loss):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Redraw a uniform block of some latents; return the change outside and inside it, [n] each."""
         n = max(len(gen_z) // self.distortion_batch_shrink, 1)
-        m = -(-n // self.distortion_redraws)                               # latents that n redraws need
+        m = -(-n // self.distortion_redraws)                                  # latents that n redraws need
         z, c = gen_z[:m], gen_c[:m]
         origin = torch.arange(n, device=z.device) // self.distortion_redraws  # the latent of each pair
         blocks = torch.randint(self.num_blocks, [n], device=z.device)         # within the finest grid
         redrawn = distortion.redraw_one_block(z[origin], self.first_block + blocks, self.first_block + self.num_blocks)
         before, after = self.synthesize_pairs(z, redrawn, c, origin, sync)    # [n, C, H, W] each
         resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
-        with torch.set_grad_enabled(self.diversity_weight != 0):       # else only reported
+        with torch.set_grad_enabled(self.diversity_weight != 0):              # else only reported
             inside = distortion.mean_inside_change(before, after, resampled)
         return self.outside_change(before, after, resampled), inside
 

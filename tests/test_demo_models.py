@@ -83,7 +83,7 @@ def test_every_model_loads_without_trust_and_its_card_names_its_hash(name):
 
 
 def test_a_redraw_of_the_castles_in_the_readme_changes_the_block_and_little_else(tmp_path):
-    result = run(generate.main, f"--network={NAME}", "--seeds=7", "--resample-block=1,2", "--variants=1",
+    result = run(generate.main, f"--network={NAME}", "--seeds=4", "--resample-block=1,2", "--variants=1",
                  f"--outdir={tmp_path}")
     assert result.exit_code == 0, result.output
     (ratio,) = re.findall(r"inside .*, outside .*, ratio ([\d.]+)", result.stdout)
@@ -206,7 +206,7 @@ def test_the_demo_shows_the_model_that_comes_along_and_then_trains(present, cast
     result = run(demo.main)
     assert result.exit_code == 0, result.output
     before, after = result.stdout.split("TRAINS")
-    sheet = Path("demo/trained-for-longer/seed0007-sheet.png")
+    sheet = Path("demo/trained-for-longer/seed0004-sheet.png")
     assert sheet.exists() == present == (f"Contact sheet: {sheet}" in before)
     assert after.rstrip().endswith(f"Look at {trained.parent}/images/seed0001-sheet.png")
 
