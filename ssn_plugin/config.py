@@ -231,7 +231,7 @@ def options() -> list[click.Option]:
         ),
         click.Option(
             ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the reward for change inside a redrawn block, at the cap  [default: 0; 5 in ssn-plus]",
+            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 5 in ssn-plus]",
         ),
         click.Option(
             ["--diversity-cap"], type=float, metavar="FLOAT",
