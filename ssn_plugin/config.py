@@ -49,6 +49,7 @@ class SSNConfig:
     pl_weight: float = 2                   # weight of path length regularisation
     pl_outside_weight: float = 1           # of pixels outside a block in its path length; 1: StyleGAN2's path length
     distortion_weight: float = 100         # lambda; 0 switches the term off
+    distortion_warmup: float = 0           # thousands of images over which lambda grows from 0
     distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
     distortion_batch_shrink: int = 2       # as many pairs as 1/n of the batch, as the path length does
@@ -71,11 +72,12 @@ class SSNConfig:
         self._check_style_resolution()
         if not 0 <= self.style_mixing_prob <= 1:
             raise ValueError(f"--style-mixing must be between 0 and 1, got {self.style_mixing_prob:g}")
-        for option, weight in [("lambda", self.distortion_weight), ("diversity", self.diversity_weight)]:
+        for option, weight in [
+            ("lambda", self.distortion_weight), ("lambda-warmup", self.distortion_warmup),
+            ("diversity", self.diversity_weight), ("pl-outside", self.pl_outside_weight),
+        ]:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"--{option} must be at least 0, got {weight:g}")
-        if not 0 <= self.pl_outside_weight < math.inf:
-            raise ValueError(f"--pl-outside must be at least 0, got {self.pl_outside_weight:g}")
         if not 0 < self.diversity_cap < math.inf:
             raise ValueError(f"--diversity-cap must be more than 0, got {self.diversity_cap:g}")
         if self.diversity_reward not in REWARDS:
@@ -155,6 +157,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         pl_weight=config.pl_weight,
         style_mixing_prob=config.style_mixing_prob,
         distortion_weight=config.distortion_weight,
+        distortion_warmup=config.distortion_warmup,
         distortion_interval=config.distortion_interval,
         distortion_reduction=config.distortion_reduction,
         distortion_batch_shrink=config.distortion_batch_shrink,
@@ -228,6 +231,10 @@ def options() -> list[click.Option]:
         click.Option(
             ["--lambda", "distortion_weight"], type=float, metavar="FLOAT",
             help="SSN: weight of the distortion outside a redrawn block  [default: 100]",
+        ),
+        click.Option(
+            ["--lambda-warmup", "distortion_warmup"], type=float, metavar="KIMG",
+            help="SSN: thousands of images over which --lambda grows from 0 to its value  [default: 0]",
         ),
         click.Option(
             ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
@@ -411,6 +418,7 @@ def _given_parts(given: Mapping[str, Any]) -> list[str]:
     """The settings that the user asked for, as parts of the run's name."""
     parts = []
     for option, prefix in [
+        ("distortion_warmup", "warmup"),
         ("diversity_cap", "cap"),
         ("diversity_reward", ""),
         ("distortion_interval", "interval"),

@@ -38,6 +38,9 @@ class DistortionLoss(StyleGAN2Loss):
     images by itself: one whose block changes enough already feels no force, and cannot make up for a pair whose block
     does nothing.
 
+    Over the first `distortion_warmup` thousand images lambda grows from 0. Blocks that are held still before they have
+    learnt to show anything may never do so.
+
     With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
     weight outside them than inside, see `ssn_plugin.path_length`.
     """
@@ -49,6 +52,7 @@ class DistortionLoss(StyleGAN2Loss):
         G_synthesis: torch.nn.Module,
         D: torch.nn.Module,
         distortion_weight: float = 100,      # lambda; 0 switches the term off
+        distortion_warmup: float = 0,        # thousands of images over which lambda grows from 0, evenly
         distortion_interval: int = 1,        # compute both terms at every k-th optimiser step only, with k-fold weight
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
         distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
@@ -65,6 +69,7 @@ class DistortionLoss(StyleGAN2Loss):
             raise ValueError(f"distortion redraws must be at least 1, got {distortion_redraws}")
         distortion.diversity_reward(torch.ones(1), 1, diversity_reward)  # refuses a wrong one before training begins
         self.distortion_weight = distortion_weight
+        self.distortion_warmup = distortion_warmup
         self.distortion_interval = distortion_interval
         self.distortion_batch_shrink = distortion_batch_shrink
         self.distortion_redraws = distortion_redraws
@@ -76,6 +81,7 @@ class DistortionLoss(StyleGAN2Loss):
         if pl_outside_weight != 1:  # the host is to leave the term to this class
             self.block_pl_weight, self.pl_weight = self.pl_weight, 0
         self.main_steps = 0  # optimiser steps of the generator so far
+        self.main_images = 0  # that they were made with, on all GPUs together
         grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
         self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
         self.num_blocks = self.block_grid[0] * self.block_grid[1]  # of that grid, numbered from `first_block`
@@ -113,10 +119,11 @@ class DistortionLoss(StyleGAN2Loss):
             training_stats.report("Loss/ssn/distortion", outside)
             training_stats.report("Loss/ssn/diversity", inside)
             reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)
-            loss = self.distortion_weight * outside - self.diversity_weight * reward
+            loss = self.current_distortion_weight() * outside - self.diversity_weight * reward
             loss.mean().mul(gain * self.distortion_interval).backward()
-        if is_main and sync:  # the last accumulation round: an optimiser step follows
-            self.main_steps += 1
+        if is_main:
+            self.main_images += len(gen_z) * num_processes()
+            self.main_steps += sync  # after the last accumulation round an optimiser step follows
 
     def block_path_length(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
         """(length - running mean)^2 of one block per image, weighted, for a part of the batch; as the host's. [n]"""
@@ -132,6 +139,11 @@ class DistortionLoss(StyleGAN2Loss):
         training_stats.report("Loss/G/reg", loss)
         # Distributed training waits for a gradient of every parameter, zero where the penalty has none.
         return loss + img[:, 0, 0, 0] * 0
+
+    def current_distortion_weight(self) -> float:
+        """Lambda, or the share of it that warm-up has reached."""
+        warmup_images = self.distortion_warmup * 1000
+        return self.distortion_weight * (min(self.main_images / warmup_images, 1) if warmup_images else 1)
 
     def pairs_due(self) -> bool:
         """Does the current optimiser step include a term? Not the distortion where nothing lies outside a block."""
@@ -193,6 +205,11 @@ def load_outside_change(name: str) -> OutsideChange:
         return change
 
     return outside_change
+
+
+def num_processes() -> int:
+    """Of this distributed training; 1 where it is none."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def unwrapped(module: torch.nn.Module) -> Any:

@@ -68,6 +68,7 @@ def test_anything_else_is_no_block_grid(text):
     (dict(distortion_weight=-1.0), "--lambda must be at least 0, got -1"),
     (dict(distortion_weight=float("nan")), "--lambda must be at least 0, got nan"),
     (dict(distortion_weight=float("inf")), "--lambda must be at least 0, got inf"),
+    (dict(distortion_warmup=-1.0), "--lambda-warmup must be at least 0, got -1"),
     (dict(distortion_interval=0), "--distortion-interval must be at least 1, got 0"),
     (dict(distortion_reduction="max"), "--distortion-reduction must be one of mean, sum, got max"),
     (dict(encoder="deep"), "--encoder must be one of gated, none, got deep"),
@@ -117,9 +118,8 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert G_kwargs.synthesis_kwargs.style_resolution is None
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2, distortion_redraws=2,
-        diversity_weight=0,
-        diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
+        distortion_warmup=0, distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2,
+        distortion_redraws=2, diversity_weight=0, diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
     )
 
 

@@ -104,6 +104,18 @@ def run_phase(loss, phase="Gmain", num=6, sync=True, gain=1.0):
     return {name.split("/")[-1]: collector.mean(name) for name in collector.names() if collector.num(name)}
 
 
+def test_in_warm_up_the_weight_grows_with_the_images_seen():
+    loss = make_loss(leak=0.5, distortion_warmup=0.02)  # 20 images
+    shares = []
+    for phase, num, sync in [("Gmain", 5, True), ("Dmain", 5, True), ("Gboth", 5, False), ("Gmain", 15, True),
+                             ("Gmain", 5, True)]:
+        loss.G_synthesis.leak.grad = None
+        stats = run_phase(loss, phase, num, sync)
+        if stats:
+            shares.append(loss.G_synthesis.leak.grad.item() / (WEIGHT * 2 / 0.5 * stats["distortion"]))
+    assert shares == pytest.approx([0, 0.25, 0.5, 1], rel=1e-5)
+
+
 def test_both_images_show_the_same_noise():
     stats = run_phase(make_loss(leak=0.0))  # noise is all that could differ outside the block
     assert stats["distortion"] == 0
