@@ -1,11 +1,11 @@
 """Choices behind the defaults of SSNs, one at a time: train variants with one budget, and compare them.
 
     python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --jobs=2
-    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,reward
+    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,warm-up
 
 All further options are those of benchmarks/pareto.py, which trains, scores and draws the points; what is finished is
-not done again. Every variant differs from the default of `--cfg=ssn`, lambda 100, by the options that are named, so all
-ablations share that point.
+not done again. Every variant differs from `--cfg=ssn-plus` by the options that are named, so all ablations share that
+point.
 
     OUTDIR/ablations.md    a table for each ablation
     OUTDIR/points/ ...     what benchmarks/pareto.py writes
@@ -37,12 +37,13 @@ from dnnlib.util import open_atomic  # noqa: E402
 from training.cli import Command  # noqa: E402
 
 DEFAULT = "default"  # the point that all ablations share
+BASE = "--cfg=ssn-plus"
 RESULTS = [name for name in SSN_RESULTS if name in ("distortion", "diversity", "locality")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """One choice: what is asked, and the options of train.py of each answer; of the default's there are none."""
+    """One choice: what is asked, and the options of train.py beside BASE of each answer; the default's are none."""
 
     question: str
     variants: Mapping[str, str]
@@ -52,29 +53,34 @@ ABLATIONS = {
     "encoder": Ablation("Does the spatial encoder help, and should its gates start open?", {
         "gates start open": "", "gates start closed": "--encoder-init=zero", "none": "--encoder=none"}),
     "styles": Ablation("How fine must style maps be?", {
-        "from the grid": "", "32 pixels": "--style-resolution=32", "exact": "--style-resolution=0"}),
-    "interval": Ablation("How often is the distortion computed?", {
+        "from the grid": "", "16 pixels": "--style-resolution=16", "32 pixels": "--style-resolution=32",
+        "exact": "--style-resolution=0"}),
+    "interval": Ablation("How often are distortion and reward computed?", {
         "every step": "", "every 4th": "--distortion-interval=4", "every 8th": "--distortion-interval=8"}),
-    "grid": Ablation("How many blocks?", {"4x4": "", "2x2": "--blocks=2x2", "8x8": "--blocks=8x8"}),
+    "grid": Ablation("How many blocks?", {
+        "4x4": "", "2x2": "--blocks=1x1+2x2", "8x8": "--blocks=1x1+8x8"}),
     "mixing": Ablation("Should styles be mixed?", {"90 % of images": "", "never": "--style-mixing=0"}),
     "reduction": Ablation("Mean over the pixels outside, or sum over the blocks outside, which is 15 times as much?", {
         "mean": "", "sum": "--distortion-reduction=sum"}),
     "path-length": Ablation("Should path lengths weigh what lies outside a block more (Eq. 15 of the paper)?", {
         "as StyleGAN2": "", "outside 4 times": "--pl-outside=4"}),
-    "reward": Ablation("What keeps blocks diverse?", {
-        "nothing": "", "logarithmic reward": "--diversity=5",
-        "linear reward": "--diversity=1 --diversity-cap=0.3 --diversity-reward=linear",
-        "global code": "--blocks=1x1+4x4", "both": "--cfg=ssn-plus"}),
+    "warm-up": Ablation("Should lambda grow from 0?", {"no": "", "over 10 kimg": "--lambda-warmup=10"}),
+    "reward": Ablation("What keeps blocks diverse, and the picture whole?", {
+        "logarithmic reward, global code": "",
+        "linear reward, global code": "--diversity=1 --diversity-cap=0.3 --diversity-reward=linear",
+        "global code": "--diversity=0",
+        "logarithmic reward": "--blocks=4x4",
+        "neither": "--diversity=0 --blocks=4x4"}),
 }
 
 
 def variant_name(ablation: str, label: str, options: str) -> str:
     """Name of the point of a variant: letters, digits and hyphens."""
-    return f"{ablation}-{label.replace(' ', '-')}" if options else DEFAULT
+    return f"{ablation}-{label.replace(',', '').replace(' ', '-')}" if options else DEFAULT
 
 
 def variants_of(names: Iterable[str]) -> dict[str, str]:
-    """Point -> options of train.py, over the named ablations."""
+    """Point -> options of train.py beside BASE, over the named ablations."""
     return {variant_name(name, label, options): options
             for name in names for label, options in ABLATIONS[name].variants.items()}
 
@@ -83,7 +89,7 @@ def page(points: Sequence[dict[str, Any]]) -> str:
     """A table for each ablation with at least two variants among the points."""
     summaries = summarise(points)
     columns = [*quality_names(summaries), *RESULTS]
-    parts = ["Default: `--cfg=ssn --lambda=100`.", "" if any(n[:3] == "fid" for n in columns) else NO_DETECTORS.strip()]
+    parts = [f"Default: `{BASE}`.", "" if any(n[:3] == "fid" for n in columns) else NO_DETECTORS.strip()]
     for name, ablation in ABLATIONS.items():
         rows = []
         for label, options in ablation.variants.items():
@@ -102,7 +108,7 @@ def page(points: Sequence[dict[str, Any]]) -> str:
 @click.option("--only", metavar="NAME,...", help=f"Some of {', '.join(ABLATIONS)}  [default: all]")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF pareto.py]")
 def main(outdir: str, only: str | None, options: tuple[str, ...]) -> None:
-    """Compare the default of --cfg=ssn with variants, one choice at a time."""
+    """Compare --cfg=ssn-plus with variants, one choice at a time."""
     names = only.split(",") if only else list(ABLATIONS)
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
@@ -111,7 +117,7 @@ def main(outdir: str, only: str | None, options: tuple[str, ...]) -> None:
     for option in ("--lambdas", "--baseline", "--no-baseline", "--variant"):
         if option in given:
             raise ValueError(f"{option} cannot be given, the ablations decide")
-    variants = [f"--variant={name}: {text}" for name, text in variants_of(names).items()]
+    variants = [f"--variant={name}: {BASE} {text}" for name, text in variants_of(names).items()]
     try:
         pareto.main([*options, f"--outdir={outdir}", "--lambdas=", "--no-baseline", *variants], standalone_mode=False)
     finally:  # a variant that failed does not keep the others from the page

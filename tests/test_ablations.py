@@ -78,7 +78,7 @@ def test_only_some_are_compared(monkeypatch, data, tmp_path):
 
 @pytest.mark.parametrize(("option", "message"), [
     ("--only=grid,depth", "--only must be some of encoder, styles, interval, grid, mixing, reduction, path-length, "
-                          "reward, got depth"),
+                          "warm-up, reward, got depth"),
     ("--lambdas=1", "--lambdas cannot be given, the ablations decide"),
     ("--variant=a: --blocks=2x2", "--variant cannot be given, the ablations decide"),
     ("--kimgs=1", "--kimgs"),
