@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ssn_plugin.config import SSNConfig  # noqa: E402
 from ssn_plugin.loss import DistortionLoss  # noqa: E402
 from ssn_plugin.networks import SSNGenerator  # noqa: E402
 from training import networks  # noqa: E402
@@ -37,11 +38,12 @@ from training.loss import StyleGAN2Loss  # noqa: E402
 from training.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
+PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink, distortion_redraws=SSNConfig.distortion_redraws)
 TRAININGS: dict[str, dict[str, Any]] = {
     "StyleGAN2": {},
     "SSN, lambda 0": dict(distortion_weight=0),
-    "SSN, lambda 100, interval 1": dict(distortion_weight=100, distortion_interval=1),
-    "SSN, lambda 100, interval 4": dict(distortion_weight=100, distortion_interval=4),
+    "SSN, lambda 100, interval 1": dict(distortion_weight=100, distortion_interval=1, **PAIRS),
+    "SSN, lambda 100, interval 4": dict(distortion_weight=100, distortion_interval=4, **PAIRS),
 }
 
 
