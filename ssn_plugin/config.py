@@ -52,7 +52,7 @@ class SSNConfig:
     distortion_warmup: float = 0           # thousands of images over which lambda grows from 0
     distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
-    distortion_batch_shrink: int = 2       # as many pairs as 1/n of the batch, as the path length does
+    distortion_batch_shrink: int = 4       # as many pairs as 1/n of the batch
     distortion_redraws: int = 2            # pairs that share their image before; 1 takes a third longer, for new images
     diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
     diversity_cap: float = 0.1             # tau: more mean squared change than this earns nothing

@@ -118,7 +118,7 @@ def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
     assert G_kwargs.synthesis_kwargs.style_resolution is None
     assert loss_kwargs == dict(
         class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_warmup=0, distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=2,
+        distortion_warmup=0, distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=4,
         distortion_redraws=2, diversity_weight=0, diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
     )
 
@@ -277,7 +277,7 @@ def test_a_real_generator_gives_no_distortion_where_nothing_is_redrawn(data, mon
     loss = dnnlib.util.construct_class_by_name(
         device=torch.device("cpu"), G_mapping=G.mapping, G_synthesis=G.synthesis, D=None, **args.loss_kwargs
     )
-    z, c = torch.randn(4, G.z_dim), torch.zeros(4, 0)  # of which the term uses half
+    z, c = torch.randn(8, G.z_dim), torch.zeros(8, 0)  # of which the term uses a quarter
     monkeypatch.setattr("ssn_plugin.distortion.redraw_one_block", lambda z, blocks, num_blocks: z)
     outside, inside = loss.change_of_redrawn_blocks(z, c, sync=True)
     torch.testing.assert_close(torch.stack([outside, inside]), torch.zeros(2, 2), rtol=0, atol=1e-9)
