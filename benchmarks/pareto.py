@@ -3,11 +3,13 @@
     python benchmarks/pareto.py --data=castles64.zip --outdir=results/castles64 --kimg=200 --jobs=2
     python benchmarks/pareto.py --data=castles64.zip --outdir=results/grids --lambdas=100 --no-baseline \\
         --variant='2x2: --blocks=2x2' --variant='8x8: --blocks=8x8'
+    python benchmarks/pareto.py --data=castles64.zip --outdir=results/tuned --kimg=60 --source=stylegan2.pkl
 
 Every point of the comparison is a training run. A point is trained by train.py, scored by calc_metrics.py, snapshot by
 snapshot, and drawn by benchmarks/pareto_sheets.py; the commands are printed and kept in the logs of the point. What is
 finished is not done again: start the same command once more after an interruption, with further points, or with a
-larger --kimg, which carries the points on.
+larger --kimg, which carries the points on. With --source all points, StyleGAN2 included, start from the networks of a
+file, as those of the paper do (section 3.4), and --kimg is what they get beyond it.
 
     OUTDIR/points/<variant>-seed<n>/    run folder, logs, scores and sheets of a point; point.json says how it was made
     OUTDIR/results.json                 all scores, with commands, commits, hardware and times
@@ -43,6 +45,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.pareto_report import (  # noqa: E402
     finished_run,
     read_result,
+    run_folders,
     scores_folder,
     shorten,
     snapshots_of,
@@ -89,6 +92,7 @@ class Plan:
     gpus: int | None                 # of train.py and calc_metrics.py
     threads: int                     # of each process on the CPU
     train_options: tuple[str, ...]   # further ones, for all points
+    source: str | None = None        # network file that all points start from
 
     def folder(self, point: Point) -> Path:
         return self.outdir / "points" / point.name
@@ -146,12 +150,23 @@ def script(name: str) -> list[str]:
 
 
 def train_command(plan: Plan, point: Point) -> list[str]:
-    """Start a run, or carry on the one that was interrupted or had a smaller budget."""
+    """Start a run, or carry on the one that was interrupted or had a smaller budget.
+
+    With a source it only starts one, see `carry_on_command`.
+    """
     gpus = [] if plan.gpus is None else [f"--gpus={plan.gpus}"]
     return [
         *script("train.py"), f"--outdir={plan.folder(point)}", f"--data={plan.data}", *point.options,
         f"--seed={point.seed}", f"--kimg={plan.kimg}", "--tick=1", f"--snap={plan.kimg // plan.snapshots}",
-        "--metrics=none", "--resume=latest", *gpus, *plan.train_options,
+        "--metrics=none", f"--resume={plan.source or 'latest'}", *gpus, *plan.train_options,
+    ]
+
+
+def carry_on_command(plan: Plan, run: Path) -> list[str]:
+    """Carry on a run that started from a network."""
+    return [
+        *script("train.py"), f"--outdir={run}", "--continue", f"--kimg={plan.kimg}",
+        f"--snap={plan.kimg // plan.snapshots}",
     ]
 
 
@@ -270,7 +285,9 @@ def make_point(plan: Plan, point: Point, workers: Workers) -> None:
     """Train, score and draw what is missing."""
     folder = plan.folder(point)
     if finished_run(folder, plan.kimg) is None:
-        workers.run(train_command(plan, point), folder / "train.log")
+        begun = [run for run in run_folders(folder) if any(run.glob("training-state-*.pt"))] if plan.source else []
+        command = carry_on_command(plan, begun[-1]) if begun else train_command(plan, point)
+        workers.run(command, folder / "train.log")
     run = finished_run(folder, plan.kimg)
     if run is None:
         raise ValueError(f"{folder} holds no snapshot of {plan.kimg} kimg (see {folder / 'train.log'})")
@@ -342,6 +359,7 @@ def tiny_settings(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any
               help="Further point with these options of train.py; may be repeated")
 @click.option("--seeds", default="0", show_default=True, help="Every point is trained once with each")
 @click.option("--train-options", default="--aug=noaug", show_default=True, help="Options of train.py for all points")
+@click.option("--source", metavar="PKL", help="Network file that all points start from  [default: from scratch]")
 @click.option("--snapshots", type=click.IntRange(1, 20), default=2, show_default=True, help="Per point; all are scored")
 @click.option("--images", type=click.IntRange(min=2), default=5000, show_default=True, help="For quality metrics")
 @click.option("--pairs", type=click.IntRange(min=32), default=2000, show_default=True, help="For distortion metrics")
@@ -357,6 +375,8 @@ def main(ctx: click.Context, **settings: Any) -> None:
         settings = tiny_settings(ctx, settings)
     jobs = settings.pop("jobs")
     points = make_points(*(settings.pop(name) for name in ("lambdas", "seeds", "variants", "baseline")))
+    if settings["source"] is not None and os.path.exists(settings["source"]):
+        settings["source"] = os.path.abspath(settings["source"])
     settings.update(
         outdir=Path(settings["outdir"]).absolute(), data=os.path.abspath(settings["data"]),
         train_options=tuple(shlex.split(settings["train_options"])))

@@ -305,23 +305,38 @@ def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
 def _edit(
     args: Any, given: dict[str, Any], device: str, preset: Mapping[str, Any] = EMPTY
 ) -> tuple[Any, list[str]]:
-    networks = None
-    if args.get("resume_pkl") is not None:
-        from ssn_plugin import host  # imports torch
-
-        networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
     _limit_preview(args, device)
-    return apply_options(args, given, _block_dim(device), networks, preset)
+    return apply_options(args, given, _block_dim(device), _networks_to_start_from(args), preset)
 
 
 def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
-    if args.get("resume_pkl") is not None:
-        raise ValueError(f"--cfg=ssn-baseline trains from scratch, got --resume={args['resume_pkl']}")
     _limit_preview(args, device)
     names = {str(option.name) for option in size_options()}
     settings = {name: given[name] for name in names if given.get(name) is not None}
     config = SSNConfig(**{"block_dim": _block_dim(device), **settings})
-    return baseline_kwargs(args, config), _given_parts(given)
+    edited, networks = baseline_kwargs(args, config), _networks_to_start_from(args)
+    if networks is not None:
+        from ssn_plugin import transfer  # imports torch
+
+        for name in ("channels", "block_dim"):
+            if name in settings:
+                _refuse_with_resume(name, settings[name])
+        edited = transfer.adopt_structure(edited, networks)
+    return edited, _given_parts(given)
+
+
+def _networks_to_start_from(args: Any) -> Mapping[str, Any] | None:
+    """Content of the file that --resume names, if any."""
+    if args.get("resume_pkl") is None:
+        return None
+    from ssn_plugin import host  # imports torch
+
+    return host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+
+
+def _refuse_with_resume(name: str, value: Any) -> None:
+    raise ValueError(
+        f"--{name.replace('_', '-')} cannot be given with --resume, whose networks decide, got {value}")
 
 
 def _block_dim(device: str) -> int:
@@ -363,7 +378,7 @@ def apply_options(
     from ssn_plugin import transfer  # imports torch
 
     if "channels" in settings:
-        raise ValueError(f"--channels cannot be given with --resume, whose networks decide, got {settings['channels']}")
+        _refuse_with_resume("channels", settings["channels"])
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = _checked_config(preset, settings)
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)

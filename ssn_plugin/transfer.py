@@ -120,17 +120,21 @@ def _pick(kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def adopt_structure(args: dict[str, Any], networks: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the networks of an SSN's option tree the widths, depths and architecture of those of a file.
+    """Give the networks of an option tree the widths, depths and architecture of those of a file.
 
-    args: keyword arguments of `training_loop`.  Returns an edited copy. Precision, minibatch groups and frozen layers
-    stay those of the options: they belong to the run, not to the weights. Raises ValueError where the options ask for
-    an architecture that is not that of the file.
+    args: keyword arguments of `training_loop`, for an SSN or a StyleGAN2.  Returns an edited copy. Precision, minibatch
+    groups and frozen layers stay those of the options: they belong to the run, not to the weights. Raises ValueError
+    where the options ask for an architecture that is not that of the file, or for a StyleGAN2 where that is an SSN.
     """
     args = copy.deepcopy(args)
     _check_architecture("--g-arch", args["G_kwargs"]["synthesis_kwargs"], networks["G"])
     _check_architecture("--d-arch", args["D_kwargs"], networks["D"])
     structure = generator_structure(networks["G"])
     G_kwargs = args["G_kwargs"]
+    if "block_grid" not in G_kwargs:
+        if is_ssn(networks["G"]):
+            raise ValueError("a StyleGAN2 cannot start from a Spatially Stochastic Network, only the other way round")
+        structure.update(z_dim=structure.pop("block_z_dim"), w_dim=structure.pop("block_w_dim"))
     for key in ("mapping_kwargs", "synthesis_kwargs"):
         G_kwargs[key].update(structure.pop(key))
     G_kwargs.update(structure)

@@ -133,6 +133,24 @@ def test_every_snapshot_but_that_of_the_first_step_is_scored(tmp_path):
     assert workers.commands == STEPS
 
 
+def test_a_source_starts_every_point_and_an_interrupted_one_carries_on(tmp_path):
+    plan = make_plan(tmp_path, source="/somewhere/stylegan2.pkl")
+    assert "--resume=/somewhere/stylegan2.pkl" in pareto.train_command(plan, POINT)
+    run = plan.folder(POINT) / "00000-run"
+    run.mkdir(parents=True)
+    (run / "training_options.json").write_text("{}")
+    (run / "training-state-000005.pt").touch()
+    commands = []
+
+    class Recorder(FakeWorkers):
+        def train(self, options):
+            commands.append(options)
+
+    with pytest.raises(ValueError, match="holds no snapshot of 10 kimg"):
+        pareto.make_point(plan, POINT, Recorder())
+    assert commands == [dict(outdir=str(run), kimg="10", snap="5")]
+
+
 @pytest.mark.parametrize("fail_at", [1, 2, 3, 4])
 def test_an_interrupted_point_goes_on_with_the_step_that_failed(tmp_path, fail_at):
     plan = make_plan(tmp_path)

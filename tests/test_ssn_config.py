@@ -15,8 +15,11 @@ import torch
 import dnnlib
 import train
 from ssn_plugin.config import SSNConfig, parse_block_grids, ssn_kwargs
+from ssn_plugin.networks import SSNGenerator
 from training import config as host_config
+from training import networks
 from training.config import UserError, setup_training_loop_kwargs
+from training.network_export import save_networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -162,10 +165,37 @@ def test_the_baseline_is_stylegan2_with_the_size_and_settings_of_an_ssn(data, de
     assert shared.items() <= ssn.loss_kwargs.items()
 
 
-def test_the_baseline_starts_from_scratch(data, tmp_path):
-    (tmp_path / "G.pkl").touch()
-    with pytest.raises(UserError, match="--cfg=ssn-baseline trains from scratch, got --resume="):
-        setup_training_loop_kwargs(data=data, cfg="ssn-baseline", resume=str(tmp_path / "G.pkl"))
+@pytest.fixture
+def baseline_pkl(tmp_path):
+    """A StyleGAN2 of 3 channels at 16x16, with latents of 5 numbers."""
+    size = dict(channel_base=48, channel_max=6)
+    G = networks.Generator(5, 0, 5, 16, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=size)
+    D = networks.Discriminator(0, 16, 3, **size)
+    path = tmp_path / "stylegan2.pkl"
+    save_networks(dict(G=G, D=D, G_ema=G), str(path))
+    return str(path)
+
+
+def test_the_baseline_has_the_size_of_the_network_that_it_starts_from(data, baseline_pkl):
+    args = setup_training_loop_kwargs(data=data, cfg="ssn-baseline", resume=baseline_pkl)[1]
+    assert (args.G_kwargs.z_dim, args.G_kwargs.w_dim, args.G_kwargs.mapping_kwargs.num_layers) == (5, 5, 2)
+    for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
+        assert (kwargs.channel_base, kwargs.channel_max) == (48, 6)
+    ssn = setup_training_loop_kwargs(data=data, cfg="ssn", resume=baseline_pkl)[1]
+    assert args.D_kwargs == ssn.D_kwargs
+
+
+def test_a_network_to_start_from_decides_the_size_of_the_baseline(data, baseline_pkl):
+    with pytest.raises(UserError, match="--channels cannot be given with --resume, whose networks decide, got 8"):
+        setup_training_loop_kwargs(data=data, cfg="ssn-baseline", resume=baseline_pkl, channels=8)
+
+
+def test_the_baseline_cannot_start_from_an_ssn(data, tmp_path):
+    G = SSNGenerator(4, 0, 4, 16, 3, synthesis_kwargs=dict(channel_base=32, channel_max=4))
+    path = str(tmp_path / "ssn.pkl")
+    save_networks(dict(G=G, D=networks.Discriminator(0, 16, 3, channel_base=32, channel_max=4), G_ema=G), path)
+    with pytest.raises(UserError, match="a StyleGAN2 cannot start from a Spatially Stochastic Network"):
+        setup_training_loop_kwargs(data=data, cfg="ssn-baseline", resume=path)
 
 
 def test_channels_are_those_at_full_resolution_and_half_of_those_below(data, device):
