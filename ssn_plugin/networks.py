@@ -63,7 +63,7 @@ def map_channels(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 def style_gain(
     styles: torch.Tensor,   # [N, I, r, r]  style map
     weight: torch.Tensor,   # [O, I, k, k]  kernel
-    method: str = "exact",  # exact, separable or constant
+    method: str = "exact",  # exact, averaged or constant
     eps: float = 1e-8,      # avoids division by zero where all styles vanish
 ) -> torch.Tensor:          # [N, O, r, r]
     """1 / sqrt(W^2 * s^2 + eps): the inverse standard deviation of W * (s . x) for independent unit-variance x.
@@ -71,7 +71,7 @@ def style_gain(
     Hong et al. 2020, Eqs. 12-14 (* convolution, squares element-wise). Styles beyond the border are replicated, not
     zero: then a style that is constant over the image gives StyleGAN2's demodulation everywhere, borders included.
     A k x k convolution with W^2 doubles the work of the layer. The two short cuts factor it into what a kernel does
-    to channels, sum_k W^2, and to space: the mean profile of its taps (separable), or nothing at all (constant).
+    to channels, sum_k W^2, and to space: the mean over its window (averaged), or nothing at all (constant).
     """
     energy, kernel = styles.square(), weight.square()
     taps = weight.shape[2] * weight.shape[3]
@@ -81,11 +81,8 @@ def style_gain(
     if method == "exact":
         energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), kernel)
         return (energy + eps).rsqrt()
-    if method == "separable":
-        channels = energy.shape[1]
-        profile = kernel.mean(dim=[0, 1])
-        profile = (profile / profile.sum()).expand(channels, 1, *profile.shape)
-        energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), profile, groups=channels)
+    if method == "averaged":
+        energy = F.avg_pool2d(F.pad(energy, [pad] * 4, mode="replicate"), weight.shape[-1], stride=1)
     kernel = (kernel.reshape(-1, taps) @ kernel.new_ones([taps])).reshape(weight.shape[:2])  # twice as fast as a sum
     return (map_channels(energy, kernel) + eps).rsqrt()
 
@@ -732,7 +729,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         height, width = side_lengths(sizes[name])
         if exact or any(height <= rows or width <= cols for rows, cols in self.block_grid):
             return "exact"
-        return "separable" if name <= self.style_resolution else "constant"
+        return "averaged" if name <= self.style_resolution else "constant"
 
     def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
         """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.
@@ -769,7 +766,11 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         the mean over the grids where there are several.
         """
         sizes = {1: 1, **block_sizes(self.img_resolution)}
-        maps = [self.interpolate(w, sizes[res]) for w, res in zip(ws.unbind(dim=1), self.style_resolutions)]
+        maps = []
+        for res in sorted(set(self.style_resolutions)):  # ascending, as in the list: one enlargement for each
+            count = self.style_resolutions.count(res)
+            layers = ws[:, len(maps) : len(maps) + count].transpose(0, 1).flatten(0, 1)
+            maps += self.interpolate(layers, sizes[res]).chunk(count)
         if self.encoder is None:
             return maps
         contexts = self.encoder({res: maps[self.style_resolutions.index(res)] for res in self.encoder.resolutions})

@@ -88,7 +88,7 @@ def test_inputs_of_the_spatial_modulation_are_left_alone():
     assert all(torch.equal(a, b) for a, b in zip((x, weight, styles), copies))
 
 
-@pytest.mark.parametrize("method", ["exact", "separable", "constant"])
+@pytest.mark.parametrize("method", ["exact", "averaged", "constant"])
 def test_every_demodulation_method_is_exact_for_a_constant_style(method):
     weight, style = normal(6, 4, 3, 3), normal(2, 4, 1, 1, seed=1)
     actual = ssn.style_gain(style.expand(-1, -1, 8, 8), weight, method)
@@ -96,11 +96,11 @@ def test_every_demodulation_method_is_exact_for_a_constant_style(method):
     torch.testing.assert_close(actual, expected[:, :, None, None].expand(-1, -1, 8, 8))
 
 
-def test_separable_demodulation_is_exact_for_a_separable_kernel():
-    weight = normal(6, 4, 1, 1) * normal(1, 1, 3, 3, seed=1)
+def test_averaged_demodulation_is_exact_for_a_kernel_of_equal_taps():
+    weight = normal(6, 4, 1, 1).expand(6, 4, 3, 3)
     styles = normal(2, 4, 8, 8, seed=2)
-    exact, separable = (ssn.style_gain(styles, weight, method) for method in ("exact", "separable"))
-    torch.testing.assert_close(separable, exact)
+    exact, averaged = (ssn.style_gain(styles, weight, method) for method in ("exact", "averaged"))
+    torch.testing.assert_close(averaged, exact)
 
 
 def test_spatially_styled_layer_has_unit_output_variance():
@@ -124,7 +124,7 @@ def test_spatial_modulation_is_differentiable_twice():
     f = upfirdn2d.setup_filter([1, 3, 3, 1])
     inputs = [normal(*shape, seed=i, dtype=torch.float64).requires_grad_()
               for i, shape in enumerate([(1, 2, 3, 3), (1, 2, 3, 3), (1, 2, 2, 2)])]
-    for method in ("exact", "separable"):
+    for method in ("exact", "averaged"):
         def layer(x, weight, styles, method=method):
             return ssn.spatially_modulated_conv2d(x, weight, styles, up=2, resample_filter=f, demodulation=method)
         assert gradcheck(layer, inputs)
@@ -134,14 +134,14 @@ def test_spatial_modulation_is_differentiable_twice():
 @pytest.mark.usefixtures("half_on_cpu")
 def test_half_precision_spatial_modulation_does_not_overflow():
     x, weight, styles = normal(2, 64, 8, 8), 1e3 * normal(4, 64, 3, 3, seed=1), 1e3 * normal(2, 64, 4, 4, seed=2)
-    expected = ssn.spatially_modulated_conv2d(x, weight, styles, demodulation="separable")
-    actual = ssn.spatially_modulated_conv2d(x.half(), weight, styles, demodulation="separable")
+    expected = ssn.spatially_modulated_conv2d(x, weight, styles, demodulation="averaged")
+    actual = ssn.spatially_modulated_conv2d(x.half(), weight, styles, demodulation="averaged")
     assert actual.dtype == torch.float16
     torch.testing.assert_close(actual.float(), expected, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.usefixtures("half_on_cpu")
-@pytest.mark.parametrize("method", ["exact", "separable", "constant"])
+@pytest.mark.parametrize("method", ["exact", "averaged", "constant"])
 def test_half_precision_blend_equals_single_precision_at_the_mask_border(method):
     """The two halves of a blend differ in scale; what prevents overflow must cancel all the same."""
     x, weight = normal(1, 16, 8, 8), normal(4, 16, 3, 3, seed=1)
