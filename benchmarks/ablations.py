@@ -1,11 +1,11 @@
 """Choices behind the defaults of SSNs, one at a time: train variants with one budget, and compare them.
 
-    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --jobs=2
+    python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=20 --source=stylegan2.pkl
     python benchmarks/ablations.py --outdir=results/ablations --data=castles64.zip --kimg=40 --only=grid,warm-up
 
-All further options are those of benchmarks/pareto.py, which trains, scores and draws the points; what is finished is
-not done again. Every variant differs from `--cfg=ssn-plus` by the options that are named, so all ablations share that
-point.
+From a source the gates of the encoder start closed unless told otherwise, and open without one. All further options are
+those of benchmarks/pareto.py, which trains, scores and draws the points; what is finished is not done again. Every
+variant differs from `--cfg=ssn-plus` by the options that are named, so all ablations share that point.
 
     OUTDIR/ablations.md    a table for each ablation
     OUTDIR/points/ ...     what benchmarks/pareto.py writes
@@ -50,8 +50,8 @@ class Ablation:
 
 
 ABLATIONS = {
-    "encoder": Ablation("Does the spatial encoder help, and should its gates start open?", {
-        "gates start open": "", "gates start closed": "--encoder-init=zero", "none": "--encoder=none"}),
+    "encoder": Ablation("Does the spatial encoder help, and should its gates start open, as the paper's does?", {
+        "gated": "", "gates start open": "--encoder-init=random", "none": "--encoder=none"}),
     "styles": Ablation("How fine must style maps be?", {
         "from the grid": "", "16 pixels": "--style-resolution=16", "32 pixels": "--style-resolution=32",
         "exact": "--style-resolution=0"}),
