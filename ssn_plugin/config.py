@@ -45,6 +45,7 @@ class SSNConfig:
     encoder_init: str | None = None        # its gates start closed ("zero") or open ("random", also None)
     style_resolution: int | None = None    # finest style map, in pixels; 0 = exact everywhere, None = from the grid
     channels: int | None = None            # at full resolution, twice as many below; None = the host's choice
+    channels_max: int | None = None        # they double with every halving up to so many; None = twice, or the host's
     style_mixing_prob: float = 0.9         # share of training images that mix the styles of two latents
     pl_weight: float = 2                   # weight of path length regularisation
     pl_outside_weight: float = 1           # of pixels outside a block in its path length; 1: StyleGAN2's path length
@@ -60,7 +61,9 @@ class SSNConfig:
 
     def __post_init__(self) -> None:
         self._check_block_grids()
-        for option, value in [("block-dim", self.block_dim), ("channels", self.channels)]:
+        for option, value in [
+            ("block-dim", self.block_dim), ("channels", self.channels), ("channels-max", self.channels_max),
+        ]:
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
         if self.encoder not in ENCODERS:
@@ -151,7 +154,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     G_kwargs["synthesis_kwargs"].update(encoder=config.encoder, style_resolution=config.style_resolution)
     if config.encoder_init is not None:
         G_kwargs["synthesis_kwargs"].update(encoder_gate=0.0 if config.encoder_init == "zero" else 1.0)
-    set_channels(args, config.channels)
+    set_channels(args, config.channels, config.channels_max)
     args["loss_kwargs"].update(
         class_name="ssn_plugin.loss.DistortionLoss",
         pl_weight=config.pl_weight,
@@ -181,19 +184,25 @@ def baseline_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     args["G_kwargs"].update(z_dim=config.block_dim, w_dim=config.block_dim)
     args["G_kwargs"]["mapping_kwargs"].update(num_layers=config.mapping_layers)
     args["loss_kwargs"].update(pl_weight=config.pl_weight, style_mixing_prob=config.style_mixing_prob)
-    set_channels(args, config.channels)
+    set_channels(args, config.channels, config.channels_max)
     return args
 
 
-def set_channels(args: dict[str, Any], channels: int | None) -> None:
-    """Give generator and discriminator so many channels at full resolution and twice as many below; None keeps them."""
+def set_channels(args: dict[str, Any], channels: int | None, channels_max: int | None) -> None:
+    """Give generator and discriminator so many channels at full resolution, and at most so many below; None keeps them.
+
+    Without a maximum of their own there are twice as many below.
+    """
+    size: dict[str, int] = {}
     if channels is not None:
         from ssn_plugin.networks import nominal_side  # imports torch
 
         side = nominal_side(args["training_set_kwargs"]["resolution"])
-        size = dict(channel_base=channels * side, channel_max=2 * channels)
-        args["G_kwargs"]["synthesis_kwargs"].update(size)
-        args["D_kwargs"].update(size)
+        size.update(channel_base=channels * side, channel_max=2 * channels)
+    if channels_max is not None:
+        size.update(channel_max=channels_max)
+    args["G_kwargs"]["synthesis_kwargs"].update(size)
+    args["D_kwargs"].update(size)
 
 
 # Where `--cfg=ssn-plus` differs from `--cfg=ssn`: a global code for what blocks share, and a reward for blocks that do
@@ -212,6 +221,11 @@ def size_options() -> list[click.Option]:
             ["--channels"], type=int, metavar="INT",
             help="SSN: channels at full resolution; half the resolution and less has twice as many  [default: "
                  f"{CHANNELS_CPU} on the CPU, else as --cfg=auto]",
+        ),
+        click.Option(
+            ["--channels-max"], type=int, metavar="INT",
+            help="SSN: channels double with every halving of the resolution up to so many, which costs little where "
+                 "pixels are few  [default: twice --channels]",
         ),
         click.Option(
             ["--style-mixing", "style_mixing_prob"], type=float, metavar="FLOAT",
@@ -318,7 +332,7 @@ def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, 
     if networks is not None:
         from ssn_plugin import transfer  # imports torch
 
-        for name in ("channels", "block_dim"):
+        for name in ("channels", "channels_max", "block_dim"):
             if name in settings:
                 _refuse_with_resume(name, settings[name])
         edited = transfer.adopt_structure(edited, networks)
@@ -377,8 +391,9 @@ def apply_options(
 
     from ssn_plugin import transfer  # imports torch
 
-    if "channels" in settings:
-        _refuse_with_resume("channels", settings["channels"])
+    for name in ("channels", "channels_max"):
+        if name in settings:
+            _refuse_with_resume(name, settings[name])
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = _checked_config(preset, settings)
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
@@ -444,6 +459,7 @@ def _given_parts(given: Mapping[str, Any]) -> list[str]:
         ("style_resolution", "styles"),
         ("block_dim", "dim"),
         ("channels", "channels"),
+        ("channels_max", "max"),
         ("style_mixing_prob", "mixing"),
     ]:
         value = given.get(option)

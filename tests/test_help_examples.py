@@ -51,7 +51,7 @@ RUNS = {
         "--workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 --lambda-warmup=1 "
         "--diversity=0.1 --diversity-cap=0.2 --diversity-reward=log --distortion-interval=2 "
         "--distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
-        "--style-resolution=8 --block-dim=16 --channels=8 --style-mixing=0.5",
+        "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
         "--trust-pickle",
         "--outdir=started --continue --kimg=2 --dry-run",

@@ -204,6 +204,13 @@ def test_channels_are_those_at_full_resolution_and_half_of_those_below(data, dev
         assert (kwargs.channel_base // 16, kwargs.channel_max) == (12, 24)
 
 
+def test_channels_may_double_further_down(data, device):
+    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn-baseline", channels=12, channels_max=96)
+    assert desc.endswith("-channels12-max96")
+    for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
+        assert (kwargs.channel_base // 16, kwargs.channel_max) == (12, 96)
+
+
 def test_size_and_schedule_are_those_of_auto_on_a_gpu(data, monkeypatch):
     monkeypatch.setattr(host_config, "training_device", lambda prefer_cpu: "cuda")
     auto, ssn = (setup_training_loop_kwargs(data=data, cfg=cfg)[1] for cfg in ["auto", "ssn"])
