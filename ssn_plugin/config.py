@@ -201,8 +201,9 @@ def set_channels(args: dict[str, Any], channels: int | None, channels_max: int |
         size.update(channel_base=channels * side, channel_max=2 * channels)
     if channels_max is not None:
         size.update(channel_max=channels_max)
-    args["G_kwargs"]["synthesis_kwargs"].update(size)
-    args["D_kwargs"].update(size)
+    if size:
+        args["G_kwargs"]["synthesis_kwargs"].update(size)
+        args["D_kwargs"].update(size)
 
 
 # Where `--cfg=ssn-plus` differs from `--cfg=ssn`: a global code for what blocks share, and a reward for blocks that do

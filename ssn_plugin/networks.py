@@ -460,6 +460,34 @@ class BlockMappingNetwork(torch.nn.Module):
         return w.reshape(-1, size, self.block_w_dim)
 
 
+class DepthwiseConv2d(torch.autograd.Function):
+    """Convolve every channel with a kernel of its own. [N, C, H, W], [C, 1, k, k'] -> [N, C, H', W']
+
+    Both derivatives are such convolutions again, so all orders are. Autograd's own second derivative of a convolution
+    in groups, which path length regularisation needs, takes several convolutions for each group: thousands.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        n, c = x.shape[:2]
+        kernel = weight.shape[2:]
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            padding = [side - 1 - pad for side, pad in zip(kernel, ctx.padding)]
+            grad_x = DepthwiseConv2d.apply(grad, weight.flip([2, 3]), padding)
+        if ctx.needs_input_grad[1]:  # each channel of each sample convolved with its gradient
+            maps, kernels = x.reshape(1, n * c, *x.shape[2:]), grad.reshape(n * c, 1, *grad.shape[2:])
+            grad_weight = DepthwiseConv2d.apply(maps, kernels, ctx.padding).reshape(n, c, 1, *kernel).sum(dim=0)
+        return grad_x, grad_weight, None
+
+
 @persistence.persistent_class
 class SeparableConvLayer(torch.nn.Module):
     """3x3 convolution per channel, then a mix of channels and an activation. [N, C, H, W] -> [N, C, H, W]"""
@@ -471,8 +499,7 @@ class SeparableConvLayer(torch.nn.Module):
         self.mix = FullyConnectedLayer(channels, channels, activation="lrelu")
 
     def forward(self, x):
-        x = F.conv2d(x, self.weight * self.weight_gain, padding=1, groups=x.shape[1])
-        return self.mix.forward_map(x)
+        return self.mix.forward_map(DepthwiseConv2d.apply(x, self.weight * self.weight_gain, [1, 1]))
 
 
 @persistence.persistent_class

@@ -131,6 +131,18 @@ def test_spatial_modulation_is_differentiable_twice():
         assert gradgradcheck(layer, inputs)
 
 
+def test_depthwise_convolution_is_one_in_groups_and_differentiable_twice():
+    x, weight = (normal(*shape, seed=i, dtype=torch.float64).requires_grad_()
+                 for i, shape in enumerate([(2, 3, 4, 5), (3, 1, 3, 3)]))
+
+    def convolve(x, weight):
+        return ssn.DepthwiseConv2d.apply(x, weight, [1, 1])
+
+    torch.testing.assert_close(convolve(x, weight), torch.nn.functional.conv2d(x, weight, padding=1, groups=3))
+    assert gradcheck(convolve, [x, weight])
+    assert gradgradcheck(convolve, [x, weight])
+
+
 @pytest.mark.usefixtures("half_on_cpu")
 def test_half_precision_spatial_modulation_does_not_overflow():
     x, weight, styles = normal(2, 64, 8, 8), 1e3 * normal(4, 64, 3, 3, seed=1), 1e3 * normal(2, 64, 4, 4, seed=2)
