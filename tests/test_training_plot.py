@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import time
 
 import PIL.Image
 import pytest
@@ -138,13 +137,3 @@ def test_a_failed_write_keeps_the_picture_before(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         draw_training_plot(str(tmp_path))
     assert pixels(tmp_path / "training.png") == before and len(list(tmp_path.iterdir())) == 2
-
-
-def test_two_thousand_ticks_are_drawn_within_a_second(tmp_path):
-    pytest.importorskip("matplotlib")
-    names = [f"Loss__{name}" for name in ("G__loss", "D__loss", "G__reg", "D__reg", "signs__real", "ssn__distortion")]
-    write_stats(tmp_path, *(tick(4 * i, **{name: 1 + i % 7 for name in names}) for i in range(2000)))
-    draw_training_plot(str(tmp_path))  # imports matplotlib and reads its fonts
-    start = time.process_time()
-    draw_training_plot(str(tmp_path))
-    assert time.process_time() - start < 1
