@@ -66,6 +66,8 @@ class SSNConfig:
         ]:
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
+        if self.channels is not None and self.channels_max is not None and self.channels_max < self.channels:
+            raise ValueError(f"--channels-max must be at least the --channels {self.channels}, got {self.channels_max}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"--encoder must be one of {', '.join(ENCODERS)}, got {self.encoder}")
         if self.encoder_init not in (None, *ENCODER_INITS):
@@ -226,7 +228,7 @@ def size_options() -> list[click.Option]:
         click.Option(
             ["--channels-max"], type=int, metavar="INT",
             help="SSN: channels double with every halving of the resolution up to so many, which costs little where "
-                 "pixels are few  [default: twice --channels]",
+                 "pixels are few  [default: twice --channels, 64 on the CPU, else as --cfg=auto]",
         ),
         click.Option(
             ["--style-mixing", "style_mixing_prob"], type=float, metavar="FLOAT",
@@ -333,9 +335,7 @@ def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, 
     if networks is not None:
         from ssn_plugin import transfer  # imports torch
 
-        for name in ("channels", "channels_max", "block_dim"):
-            if name in settings:
-                _refuse_with_resume(name, settings[name])
+        _refuse_with_resume(settings, "channels", "channels_max", "block_dim")
         edited = transfer.adopt_structure(edited, networks)
     return edited, _given_parts(given)
 
@@ -349,9 +349,12 @@ def _networks_to_start_from(args: Any) -> Mapping[str, Any] | None:
     return host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
 
 
-def _refuse_with_resume(name: str, value: Any) -> None:
-    raise ValueError(
-        f"--{name.replace('_', '-')} cannot be given with --resume, whose networks decide, got {value}")
+def _refuse_with_resume(settings: Mapping[str, Any], *names: str) -> None:
+    """ValueError if one of these settings was given beside a network that decides on it."""
+    for name in names:
+        if name in settings:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} cannot be given with --resume, whose networks decide, got {settings[name]}")
 
 
 def _block_dim(device: str) -> int:
@@ -392,9 +395,7 @@ def apply_options(
 
     from ssn_plugin import transfer  # imports torch
 
-    for name in ("channels", "channels_max"):
-        if name in settings:
-            _refuse_with_resume(name, settings[name])
+    _refuse_with_resume(settings, "channels", "channels_max")
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = _checked_config(preset, settings)
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)

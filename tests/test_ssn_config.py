@@ -209,6 +209,8 @@ def test_channels_may_double_further_down(data, device):
     assert desc.endswith("-channels12-max96")
     for kwargs in [args.G_kwargs.synthesis_kwargs, args.D_kwargs]:
         assert (kwargs.channel_base // 16, kwargs.channel_max) == (12, 96)
+    with pytest.raises(UserError, match="--channels-max must be at least the --channels 12, got 8"):
+        setup_training_loop_kwargs(data=data, cfg="ssn", channels=12, channels_max=8)
 
 
 def test_size_and_schedule_are_those_of_auto_on_a_gpu(data, monkeypatch):

@@ -137,3 +137,11 @@ def test_a_failed_write_keeps_the_picture_before(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         draw_training_plot(str(tmp_path))
     assert pixels(tmp_path / "training.png") == before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_two_thousand_ticks_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    names = [f"Loss__{name}" for name in ("G__loss", "D__loss", "G__reg", "D__reg", "signs__real", "ssn__distortion")]
+    write_stats(tmp_path, *(tick(4 * i, **{name: 1 + i % 7 for name in names}) for i in range(2000)))
+    draw_training_plot(str(tmp_path))
+    PIL.Image.open(tmp_path / "training.png").verify()
