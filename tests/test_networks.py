@@ -15,8 +15,8 @@ from training import networks
 SMALL = dict(channel_base=128, channel_max=8)
 
 
-def normal(*shape, seed=0, dtype=torch.float32, grad=False):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_(grad)
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def generator(resolution=16, c_dim=0, channels=3, **synthesis):
@@ -50,9 +50,9 @@ def test_modulated_convolution_equals_one_convolution_per_sample(kernel, batch, 
         torch.testing.assert_close(actual, expected)
 
 
-def test_modulated_convolution_is_differentiable_twice():
-    f = upfirdn2d.setup_filter([1, 3, 3, 1])
-    inputs = [normal(*shape, seed=i, dtype=torch.float64, grad=True)
+def test_modulated_convolution_is_differentiable_twice(device):
+    f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
+    inputs = [normal(*shape, seed=i, dtype=torch.float64).to(device).requires_grad_()
               for i, shape in enumerate([(2, 2, 2, 2), (1, 2, 3, 3), (2, 2)])]
 
     def layer(x, weight, styles):

@@ -11,11 +11,12 @@ from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, fma, upfi
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def normal(*shape, seed=0, dtype=torch.float64, grad=False):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_(grad)
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def check_both_orders(fn, *inputs):
+def check_both_orders(fn, device, *inputs):
+    inputs = [x.detach().to(device).requires_grad_() for x in inputs]
     assert gradcheck(fn, inputs)
     assert gradgradcheck(fn, inputs)
 
@@ -59,9 +60,9 @@ def test_resampling_definition_equals_a_loop_over_pixels():
 
 
 @pytest.mark.parametrize("kwargs", RESAMPLING[:6], ids=str)
-def test_resampling_is_differentiable_twice(kwargs):
-    f = upfirdn2d.setup_filter([1, 3, 3, 1])
-    check_both_orders(lambda x: upfirdn2d.upfirdn2d(x, f, **kwargs).square(), normal(1, 2, 5, 4, grad=True))
+def test_resampling_is_differentiable_twice(kwargs, device):
+    f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
+    check_both_orders(lambda x: upfirdn2d.upfirdn2d(x, f, **kwargs).square(), device, normal(1, 2, 5, 4))
 
 
 def test_resampling_preserves_a_constant_image_away_from_the_border():
@@ -105,9 +106,9 @@ def test_fast_bias_and_activation_equal_the_definition(act, clamp):
 
 
 @pytest.mark.parametrize("act", list(bias_act.activation_funcs))
-def test_bias_and_activation_are_differentiable_twice(act):
-    x, b = normal(2, 3, 2, grad=True), normal(3, seed=1, grad=True)
-    check_both_orders(lambda x, b: bias_act.bias_act(x, b, act=act, clamp=2.5).square(), x, b)
+def test_bias_and_activation_are_differentiable_twice(act, device):
+    x, b = normal(2, 3, 2), normal(3, seed=1)
+    check_both_orders(lambda x, b: bias_act.bias_act(x, b, act=act, clamp=2.5).square(), device, x, b)
 
 
 def test_rectifiers_keep_the_second_moment():
@@ -158,18 +159,18 @@ def test_resampling_by_two_gives_exactly_twice_and_half_the_size():
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS[:7], ids=str)
-def test_resampling_convolution_is_differentiable_twice(case):
+def test_resampling_convolution_is_differentiable_twice(case, device):
     kwargs = dict(case)
     kernel = kwargs.pop("kernel")
-    f = upfirdn2d.setup_filter([1, 3, 3, 1])
-    x, w = normal(1, 2, 4, 4, grad=True), normal(2, 2, kernel, kernel, seed=1, grad=True)
-    check_both_orders(lambda x, w: conv2d_resample.conv2d_resample(x, w, f, **kwargs), x, w)
+    f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
+    x, w = normal(1, 2, 4, 4), normal(2, 2, kernel, kernel, seed=1)
+    check_both_orders(lambda x, w: conv2d_resample.conv2d_resample(x, w, f, **kwargs), device, x, w)
 
 
-def test_multiply_add_broadcasts_and_is_differentiable_twice():
-    a, b, c = normal(2, 3, grad=True), normal(3, seed=1, grad=True), normal(2, 1, seed=2, grad=True)
+def test_multiply_add_broadcasts_and_is_differentiable_twice(device):
+    a, b, c = normal(2, 3), normal(3, seed=1), normal(2, 1, seed=2)
     torch.testing.assert_close(fma.fma(a, b, c), a * b + c)
-    check_both_orders(lambda a, b, c: fma.fma(a, b, c).square(), a, b, c)
+    check_both_orders(lambda a, b, c: fma.fma(a, b, c).square(), device, a, b, c)
 
 
 def test_plain_convolutions_equal_torch_inside_and_outside_the_context():

@@ -120,9 +120,9 @@ def test_fast_demodulation_stays_close_to_the_exact_one():
     assert 0 < (pair[0] - pair[1]).norm() / pair[1].norm() < 0.05
 
 
-def test_spatial_modulation_is_differentiable_twice():
-    f = upfirdn2d.setup_filter([1, 3, 3, 1])
-    inputs = [normal(*shape, seed=i, dtype=torch.float64).requires_grad_()
+def test_spatial_modulation_is_differentiable_twice(device):
+    f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
+    inputs = [normal(*shape, seed=i, dtype=torch.float64).to(device).requires_grad_()
               for i, shape in enumerate([(1, 2, 3, 3), (1, 2, 3, 3), (1, 2, 2, 2)])]
     for method in ("exact", "averaged"):
         def layer(x, weight, styles, method=method):
@@ -131,8 +131,8 @@ def test_spatial_modulation_is_differentiable_twice():
         assert gradgradcheck(layer, inputs)
 
 
-def test_depthwise_convolution_is_one_in_groups_and_differentiable_twice():
-    x, weight = (normal(*shape, seed=i, dtype=torch.float64).requires_grad_()
+def test_depthwise_convolution_is_one_in_groups_and_differentiable_twice(device):
+    x, weight = (normal(*shape, seed=i, dtype=torch.float64).to(device).requires_grad_()
                  for i, shape in enumerate([(2, 3, 4, 5), (3, 1, 3, 3)]))
 
     def convolve(x, weight):

@@ -1,0 +1,145 @@
+"""What a GPU does: every command of the main job, and the gradients of every phase in both number formats."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from ssn_plugin.loss import DistortionLoss
+from ssn_plugin.networks import SSNGenerator
+from training import networks
+from training.loss import StyleGAN2Loss
+from training.network_files import load_networks
+
+ROOT = Path(__file__).resolve().parent.parent
+RESOLUTION, BATCH = 32, 4
+
+pytestmark = pytest.mark.gpu
+
+
+def run(script: str, *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True, text=True, timeout=300, env=dict(os.environ, OMP_NUM_THREADS="1"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SSN trained for a thousand images with the defaults for a GPU: half precision, adaptive augmentation."""
+    folder = tmp_path_factory.mktemp("gpu")
+    size = f"--resolution={RESOLUTION}x{RESOLUTION}"
+    run("dataset_tool.py", "--source=castles", f"--dest={folder}/castles.zip", size, "--max-images=64")
+    printed = run(
+        "train.py", f"--outdir={folder}/runs", f"--data={folder}/castles.zip", "--cfg=ssn-plus", "--kimg=1",
+        "--tick=0.25", "--snap=2", "--batch=16", "--channels=8", "--metrics=none",
+    )
+    assert "on cuda:0" in printed
+    (path,) = (folder / "runs").iterdir()
+    return path
+
+
+def newest_snapshot(run_dir: Path) -> Path:
+    return max(run_dir.glob("network-snapshot-*.pkl"))
+
+
+def test_training_with_half_precision_and_augmentation_stays_finite(run_dir):
+    ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    for name in ("Loss/G/loss", "Loss/D/loss", "Loss/pl_penalty", "Loss/r1_penalty", "Loss/ssn/distortion"):
+        assert all(np.isfinite(tick[name]["mean"]) for tick in ticks), name
+    assert ticks[-1]["Resources/peak_gpu_mem_gb"]["mean"] > 0
+    options = json.loads((run_dir / "training_options.json").read_text())
+    assert options["G_kwargs"]["synthesis_kwargs"]["num_fp16_res"] > 0 and "ada_target" in options
+
+
+def test_a_run_carries_on_from_its_state(run_dir):
+    printed = run("train.py", f"--outdir={run_dir}", "--continue", "--kimg=2")
+    assert "Carrying on from 1.0 kimg" in printed
+    assert newest_snapshot(run_dir).name == "network-snapshot-000002.pkl"
+
+
+def test_blocks_are_redrawn_as_on_the_processor(run_dir, tmp_path):
+    """Same latents, same noise: the image differs by what half precision rounds."""
+    for device in ("cuda", "cpu"):
+        run("generate.py", f"--network={newest_snapshot(run_dir)}", "--seeds=1", f"--outdir={tmp_path / device}",
+            "--resample-block=1,2", "--variants=2", f"--device={device}", "--noise-mode=const")
+    for name in ("seed0001.png", "seed0001-v02.png"):
+        gpu, cpu = (np.asarray(PIL.Image.open(tmp_path / device / name), dtype=float) for device in ("cuda", "cpu"))
+        assert np.abs(gpu - cpu).mean() < 2, name
+
+
+def test_metrics_are_computed(run_dir, tmp_path):
+    printed = run(
+        "calc_metrics.py", f"--network={newest_snapshot(run_dir)}", f"--outdir={tmp_path}", "--cache=false", "--json",
+        "--metrics=ssn_distortion64,ssn_leak64,rfid64_full,swd64_full",
+    )
+    results = [json.loads(line)["results"] for line in printed.splitlines() if line.startswith("{")]
+    assert len(results) == 4
+    assert all(np.isfinite(value) for result in results for value in result.values())
+
+
+def test_an_image_is_projected(run_dir, tmp_path):
+    PIL.Image.new("RGB", (RESOLUTION, RESOLUTION), "orange").save(tmp_path / "target.png")
+    run("projector.py", f"--network={newest_snapshot(run_dir)}", f"--target={tmp_path / 'target.png'}", "--loss=mse",
+        "--num-steps=5", "--save-video=false", f"--outdir={tmp_path / 'out'}")
+    assert (tmp_path / "out" / "proj.png").is_file()
+
+
+def test_a_snapshot_of_the_gpu_opens_on_the_processor(run_dir):
+    G = load_networks(str(newest_snapshot(run_dir)))["G_ema"]
+    assert {tensor.device.type for tensor in G.state_dict().values()} == {"cpu"}
+
+
+def make_loss(kind: str, num_fp16_res: int) -> Any:
+    """The loss of a generator and a discriminator on the CPU that use no random numbers but those given."""
+    torch.manual_seed(0)
+    width: dict[str, Any] = dict(channel_base=16 * RESOLUTION, channel_max=32, num_fp16_res=num_fp16_res,
+                                 conv_clamp=256)
+    if kind == "ssn":
+        G: Any = SSNGenerator(16, 0, 16, RESOLUTION, 3, synthesis_kwargs=width)
+    else:
+        G = networks.Generator(16, 0, 16, RESOLUTION, 3, synthesis_kwargs=width)
+    D = networks.Discriminator(0, RESOLUTION, 3, **width)
+    loss_class = DistortionLoss if kind == "ssn" else StyleGAN2Loss
+    options = dict(distortion_weight=0) if kind == "ssn" else {}
+    loss = loss_class(torch.device("cpu"), G.mapping, G.synthesis, D, style_mixing_prob=0, **options)
+    loss.modules = torch.nn.ModuleDict(dict(G=G, D=D)).train()
+    return loss
+
+
+def gradients(loss: Any, phase: str, device: str) -> torch.Tensor:
+    """Gradients of a phase as one vector on the CPU, but for those of the strength of the noise, which is random."""
+    loss.modules.to(device)
+    loss.pl_mean = loss.pl_mean.to(device)
+    rnd = torch.Generator().manual_seed(1)
+    z = torch.randn([BATCH, loss.modules["G"].z_dim], generator=rnd).to(device)
+    real = torch.rand([BATCH, 3, RESOLUTION, RESOLUTION], generator=rnd).mul(2).sub(1).to(device)
+    c = torch.zeros([BATCH, 0], device=device)
+    loss.modules.zero_grad()
+    loss.modules.requires_grad_(False)
+    module = loss.modules[phase[0]].requires_grad_(True)
+    loss.accumulate_gradients(phase, real, c, z, c, sync=True, gain=1)
+    named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
+    return torch.cat([grad.flatten() for name, grad in named if "noise_strength" not in name]).cpu().double()
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "ssn"])
+@pytest.mark.parametrize("phase", ["Gmain", "Dmain", "Dreg", "Dboth"])
+@pytest.mark.parametrize("num_fp16_res, tolerance", [(0, 1e-3), (4, 5e-2)])
+def test_gradients_equal_those_of_the_processor(kind, phase, num_fp16_res, tolerance):
+    loss = make_loss(kind, num_fp16_res)
+    expected = gradients(copy.deepcopy(loss), phase, "cpu")
+    actual = gradients(loss, phase, "cuda")
+    assert (actual - expected).norm() / expected.norm() < tolerance
