@@ -63,6 +63,23 @@ def test_equal_blocks_give_the_image_of_a_conditional_stylegan2():
     torch.testing.assert_close(G(z.repeat(1, 4), c, noise_mode="const"), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 8), (9, 20), (3, 50), (3, 5)])
+def test_enlargement_by_matrices_equals_bilinear_interpolation(layout, size, device):
+    x = normal(2, 4, 3, 5, dtype=torch.float64).to(device).to(memory_format=layout)
+    y = ssn.enlarge(x, size)
+    torch.testing.assert_close(y, F.interpolate(x, size=size, mode="bilinear", align_corners=False))
+    assert y.is_contiguous(memory_format=layout)
+
+
+def test_enlargement_first_made_for_inference_serves_training():
+    x = normal(1, 2, 3, 3).requires_grad_()
+    with torch.inference_mode():
+        ssn.enlarge(x, (7, 11))
+    ssn.enlarge(x, (7, 11)).sum().backward()
+    torch.testing.assert_close(x.grad.sum(), torch.tensor(2 * 77.0))
+
+
 def definition(x, weight, styles):
     """Hong et al. 2020, Eqs. 1 and 12-14, with styles at image resolution."""
     pad = weight.shape[-1] // 2
