@@ -24,6 +24,7 @@ from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
 STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
+LARGE = 2**22                    # from so many numbers on activations do not stay in any cache
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -42,8 +43,6 @@ def resize(x: torch.Tensor, size) -> torch.Tensor:
     if x.shape[2] > size[0] or x.shape[3] > size[1]:
         x = F.adaptive_avg_pool2d(x, (min(x.shape[2], size[0]), min(x.shape[3], size[1])))
         return x if tuple(x.shape[2:]) == size else resize(x, size)
-    if x.device.type == "cpu":
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
     return enlarge(x, size)
 
 
@@ -52,14 +51,29 @@ def enlarge(x: torch.Tensor, size) -> torch.Tensor:
 
     On a GPU torch's own kernel takes ten times longer, and its derivative adds up in an order that changes.
     """
-    n, c, height, width = x.shape
-    rows, cols = (bilinear_matrix(a, b, x) for a, b in zip((height, width), size))
+    rows, cols = (bilinear_matrix(a, b, x) for a, b in zip(x.shape[2:], size))
+    return apply_to_axes(x, rows, cols)
+
+
+def apply_to_axes(x: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+    """rows @ x @ cols^T for every channel, in the layout of x: [N, C, h, w], [H, h], [W, w] -> [N, C, H, W]"""
     if memory_format_of(x) == torch.channels_last:
-        y = x.permute(0, 2, 3, 1).reshape(n * height, width, c)
-        y = cols.expand(len(y), -1, -1).bmm(y)                               # [N*r, W, C]
-        y = rows.expand(n, -1, -1).bmm(y.reshape(n, height, -1))             # [N, H, W*C]
-        return y.reshape(n, *size, c).permute(0, 3, 1, 2)
+        return apply_to_rows(apply_to_cols(x, cols), rows)
     return F.linear(F.linear(x.transpose(2, 3), rows).transpose(2, 3), cols)
+
+
+def apply_to_rows(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Apply [H, h] along the height, with the channels last: [N, C, h, w] -> [N, C, H, w]"""
+    n, c, h, w = x.shape
+    y = matrix.expand(n, -1, -1).bmm(x.permute(0, 2, 3, 1).reshape(n, h, w * c))
+    return y.reshape(n, -1, w, c).permute(0, 3, 1, 2)
+
+
+def apply_to_cols(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Apply [W, w] along the width, with the channels last: [N, C, h, w] -> [N, C, h, W]"""
+    n, c, h, w = x.shape
+    y = matrix.expand(n * h, -1, -1).bmm(x.permute(0, 2, 3, 1).reshape(n * h, w, c))
+    return y.reshape(n, h, -1, c).permute(0, 3, 1, 2)
 
 
 def bilinear_matrix(num_in: int, num_out: int, like: torch.Tensor) -> torch.Tensor:
@@ -176,6 +190,14 @@ class SpreadMap:
         self.mask = None if mask is None else resize(mask.to(like.dtype), size).expand(len(like), -1, -1, -1)
         self._tall = None  # the parts enlarged along the height, [N, C, H, r]
 
+    def times(self, x, noise=None):
+        """x [N, C, H, W] times the map, plus noise that broadcasts against it."""
+        values = self.parts[0]
+        is_enlarged = all(1 < a <= b for a, b in zip(values.shape[2:], self.size))
+        if x.device.type == "cpu" and x.numel() >= LARGE and self.mask is None and is_enlarged:
+            return MultiplySpread.apply(x, values, noise)
+        return x * self.whole() if noise is None else fma.fma(x, self.whole(), noise)
+
     def whole(self):
         """[N, C, H, W]; [N, C, 1, 1] where one value serves the whole image."""
         parts = [resize(part, self.size) for part in self.parts]
@@ -185,44 +207,96 @@ class SpreadMap:
         """What `whole()[index]` would be, for an index of `strips`."""
         if index is Ellipsis:
             return self.whole()
-        if self._tall is None:
-            height = self.size[0]
-            self._tall = [
-                part.expand(-1, -1, height, -1) if part.shape[2] == 1 else resize(part, (height, part.shape[3]))
-                for part in self.parts
-            ]
-        parts = [part[index] for part in self._tall]
-        parts = [part if part.shape[3] == 1 else widen(part, self.size[1]) for part in parts]
+        if self.parts[0].shape[2:] == (1, 1):
+            parts = [part[index[0]] for part in self.parts]
+        else:
+            height, width = self.size
+            if self._tall is None:
+                parts = [resize(part, [min(a, b) for a, b in zip(part.shape[2:], self.size)]) for part in self.parts]
+                self._tall = [apply_to_rows(part, bilinear_matrix(part.shape[2], height, part)) for part in parts]
+            parts = [part[index] for part in self._tall]
+            parts = [apply_to_cols(part, bilinear_matrix(part.shape[3], width, part)) for part in parts]
         return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask[index])
 
 
-def widen(rows: torch.Tensor, width: int) -> torch.Tensor:
-    """Rows of one sample enlarged along the width: [1, C, h, r] -> [1, C, h, width]
+class MultiplySpread(torch.autograd.Function):
+    """x * enlarge(values) + noise: [N, C, H, W], [N, C, r, r], noise that broadcasts or None -> [N, C, H, W]
 
-    They are handed over as samples, since those are what torch divides among its threads.
+    Autograd would keep the enlarged map for the derivative and write another one there. Here neither exists as a whole,
+    which saves the time of both where memory is the limit. With `SpreadGradient` it has derivatives of all orders.
     """
-    samples = rows.squeeze(0).transpose(0, 1).unsqueeze(2)  # [h, C, 1, r]
-    return resize(samples, (1, width)).squeeze(2).transpose(0, 1).unsqueeze(0)
+
+    @staticmethod
+    def forward(ctx, x, values, noise):
+        ctx.save_for_backward(x, values)
+        ctx.noise_shape = None if noise is None else noise.shape
+        spread, y = SpreadMap(values, x, x.shape[2:]), torch.empty_like(x)
+        noise = None if noise is None else noise.expand(len(x), 1, *x.shape[2:])
+        for index in strips(x):
+            if noise is None:
+                torch.mul(x[index], spread.strip(index), out=y[index])
+            else:
+                torch.addcmul(noise[index], x[index], spread.strip(index), out=y[index])
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, values = ctx.saved_tensors
+        grad_x = grad_values = grad_noise = None
+        if ctx.needs_input_grad[0]:
+            grad_x = MultiplySpread.apply(grad, values, None)
+        if ctx.needs_input_grad[1]:
+            grad_values = SpreadGradient.apply(grad, x, values.shape[2:])
+        if ctx.needs_input_grad[2]:
+            grad_noise = grad.sum_to_size(ctx.noise_shape)
+        return grad_x, grad_values, grad_noise
+
+
+class SpreadGradient(torch.autograd.Function):
+    """Transpose of `enlarge`, applied to a * b: [N, C, H, W] twice -> [N, C, *size]"""
+
+    @staticmethod
+    def forward(ctx, a, b, size):
+        ctx.save_for_backward(a, b)
+        rows, cols = (bilinear_matrix(r, length, a).t() for r, length in zip(size, a.shape[2:]))
+        indices = strips(a)
+        if indices == [Ellipsis]:
+            return apply_to_axes(a * b, rows, cols)
+        tall = a.new_empty([*a.shape[:3], size[1]]).contiguous(memory_format=torch.channels_last)
+        for index in indices:
+            tall[index] = apply_to_cols(a[index] * b[index], cols)
+        return apply_to_rows(tall, rows)
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        grad_a = MultiplySpread.apply(b, grad, None) if ctx.needs_input_grad[0] else None
+        grad_b = MultiplySpread.apply(a, grad, None) if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b, None
 
 
 def strips(x: torch.Tensor) -> list:
-    """Indices of the strips, a few rows of one sample, into which activations [N, C, H, W] are cut.
+    """Indices of the strips, a few samples or a few rows of one, into which activations [N, C, H, W] are cut.
 
-    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits, and only
-    where autograd does not record every strip; elsewhere the only strip is everything.
+    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits, in its
+    layout, and only where autograd does not record every strip; elsewhere the only strip is everything.
     """
     n, c, h, w = x.shape
     size = STRIP * torch.get_num_threads()
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= size:
+    in_layout = x.device.type == "cpu" and memory_format_of(x) == torch.channels_last
+    if torch.is_grad_enabled() or not in_layout or x.numel() <= size:
         return [Ellipsis]
-    rows = max(size // (c * w), 1)
-    return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
+    samples, rows = max(size // (c * h * w), 1), min(max(size // (c * w), 1), h)
+    return [
+        (slice(i, i + samples), slice(None), slice(row, row + rows))
+        for i in range(0, n, samples) for row in range(0, h, rows)
+    ]
 
 
 def modulate(x: torch.Tensor, scale: SpreadMap, overwrite: bool = False) -> torch.Tensor:
     """x * scale; in the memory of x if that may be overwritten and autograd permits."""
     if torch.is_grad_enabled():
-        return x * scale.whole()
+        return scale.times(x)
     y = x if overwrite else torch.empty_like(x)
     for index in strips(x):
         torch.mul(x[index], scale.strip(index), out=y[index])
@@ -233,7 +307,7 @@ def modulate_and_map(x: torch.Tensor, scale: SpreadMap, matrix: torch.Tensor) ->
     """Apply a 1x1 kernel [O, I] to x * scale. [N, I, H, W] -> [N, O, H, W]"""
     indices = strips(x)
     if indices == [Ellipsis]:
-        return map_channels(x * scale.whole(), matrix)
+        return map_channels(modulate(x, scale), matrix)
     y = torch.empty([len(x), len(matrix), *x.shape[2:]], dtype=x.dtype, device=x.device)
     y = y.contiguous(memory_format=memory_format_of(x))
     for index in indices:
@@ -248,7 +322,10 @@ def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linea
     """
     bias = None if bias is None else bias.to(y.dtype)
     if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
-        y = scale_and_add(y, None if scale is None else scale.whole(), noise)
+        if scale is not None:
+            y = scale.times(y, noise)
+        elif noise is not None:
+            y = y + noise
         return bias_act.bias_act(y, bias, act=activation, gain=gain, clamp=clamp)
     # gain * lrelu(y + bias) = lrelu(gain * y + gain * bias), the gain being positive
     bias = bias[:, None, None] * gain
@@ -256,7 +333,7 @@ def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linea
     for index in strips(y):
         strip = y[index]
         factor, addend = None if scale is None else scale.strip(index), None if noise is None else noise[index]
-        strip = scale_and_add(strip, factor, addend)
+        strip = scale_and_add_(strip, factor, addend)
         torch.add(bias, strip, alpha=gain, out=strip)
         F.leaky_relu_(strip, bias_act.activation_funcs["lrelu"].def_alpha)
         if clamp is not None:
@@ -264,12 +341,8 @@ def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linea
     return y
 
 
-def scale_and_add(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
-    """y * scale + noise, either of which may be None; in the memory of y where autograd permits."""
-    if torch.is_grad_enabled():
-        if scale is None:
-            return y if noise is None else y + noise
-        return y * scale if noise is None else fma.fma(y, scale, noise)
+def scale_and_add_(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
+    """y * scale + noise, either of which may be None, in the memory of y."""
     if scale is not None and noise is not None:
         return torch.addcmul(noise, y, scale, out=y)
     if scale is not None:

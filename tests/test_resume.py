@@ -125,6 +125,7 @@ def assert_same_run(run_dir, expected):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a copy of this process")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a copy of a process cannot differentiate where there is a GPU")
 @pytest.mark.parametrize("number", KILLED_AFTER)
 def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(number, kwargs, uninterrupted, tmp_path, monkeypatch):
     expected = reference(uninterrupted, kwargs, tmp_path)
