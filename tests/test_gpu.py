@@ -112,7 +112,7 @@ def make_loss(kind: str, num_fp16_res: int) -> Any:
     else:
         G = networks.Generator(16, 0, 16, RESOLUTION, 3, synthesis_kwargs=width)
     D = networks.Discriminator(0, RESOLUTION, 3, **width)
-    loss_class = DistortionLoss if kind == "ssn" else StyleGAN2Loss
+    loss_class: Any = DistortionLoss if kind == "ssn" else StyleGAN2Loss
     options = dict(distortion_weight=0) if kind == "ssn" else {}
     loss = loss_class(torch.device("cpu"), G.mapping, G.synthesis, D, style_mixing_prob=0, **options)
     loss.modules = torch.nn.ModuleDict(dict(G=G, D=D)).train()
