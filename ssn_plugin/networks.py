@@ -26,6 +26,8 @@ SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, whic
 STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
 LARGE = 2**22                    # from so many numbers on activations do not stay in any cache
 
+bilinear_matrices: dict = {}     # those that bilinear_matrix has made
+
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """Scale x so that its mean square along `dim` is one."""
@@ -85,9 +87,6 @@ def bilinear_matrix(num_in: int, num_out: int, like: torch.Tensor) -> torch.Tens
             distances = places.clamp(0, num_in - 1)[:, None] - torch.arange(num_in)
             bilinear_matrices[key] = (1 - distances.abs()).clamp(min=0).to(like)
     return bilinear_matrices[key]
-
-
-bilinear_matrices: dict = {}  # of bilinear_matrix
 
 
 def memory_format_of(x: torch.Tensor) -> torch.memory_format:

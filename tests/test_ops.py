@@ -16,7 +16,7 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 
 def check_both_orders(fn, device, *inputs):
-    inputs = [x.detach().to(device).requires_grad_() for x in inputs]
+    inputs = [x.to(device).requires_grad_() for x in inputs]
     assert gradcheck(fn, inputs)
     assert gradgradcheck(fn, inputs)
 
