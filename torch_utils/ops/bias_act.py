@@ -63,4 +63,6 @@ def bias_act(
         y = F.leaky_relu_(y, alpha)
     if clamp is None:
         return y
-    return y.clamp(-clamp, clamp) if y.requires_grad or y is x else y.clamp_(-clamp, clamp)
+    if y.requires_grad or y is x:
+        return F.hardtanh(y, -clamp, clamp)  # is clamp, with a derivative that is four times faster on a CPU
+    return y.clamp_(-clamp, clamp)
