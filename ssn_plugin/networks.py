@@ -141,7 +141,10 @@ def spatially_modulated_conv2d(
     demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
     mask=None,                 # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
     overwrite: bool = False,   # may x be changed?
-    **epilogue,                # bias, activation, gain and clamp of `finish`
+    bias=None,                 # [O], added before the activation
+    activation: str = "linear",
+    gain: float = 1,           # factor on the activation
+    clamp=None,                # bound on the magnitude of the result; None: unbounded
 ) -> torch.Tensor:             # [N, O, H*up, W*up]
     """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
 
@@ -161,7 +164,10 @@ def spatially_modulated_conv2d(
                 largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
             styles = styles / largest
         at_layer = resize(styles, size) if demodulation == "exact" else styles
-        demod = SpreadMap(style_gain(at_layer, weight, demodulation), x, [length * up for length in size], mask)
+        before, gain = split_gain(activation, gain)
+        noise, bias = (None if tensor is None else tensor * before for tensor in (noise, bias))
+        demod = style_gain(at_layer, weight, demodulation) * before
+        demod = SpreadMap(demod, x, [length * up for length in size], mask)
     scale, weight = SpreadMap(styles, x, size, mask), weight.to(x.dtype)
     if weight.shape[2:] == (1, 1) and up == 1:
         x = modulate_and_map(x, scale, weight[:, :, 0, 0])
@@ -170,7 +176,7 @@ def spatially_modulated_conv2d(
             x=modulate(x, scale, overwrite), w=weight, f=resample_filter, up=up, padding=weight.shape[2] // 2,
             flip_weight=up == 1,
         )
-    return finish(x, demod, None if noise is None else noise.to(x.dtype), **epilogue)
+    return finish(x, demod, None if noise is None else noise.to(x.dtype), bias, activation, gain, clamp)
 
 
 class SpreadMap:
@@ -312,6 +318,16 @@ def modulate_and_map(x: torch.Tensor, scale: SpreadMap, matrix: torch.Tensor) ->
     for index in indices:
         y[index] = map_channels(x[index] * scale.strip(index), matrix)
     return y
+
+
+def split_gain(activation: str, gain: float) -> tuple:
+    """Factors before and after an activation that amount to a gain of the result.
+
+    All of it goes before an activation that permits it: there it can join the kernel or another factor, and costs no
+    pass over the activations.
+    """
+    homogeneous = not bias_act.activation_funcs[activation].has_2nd_grad  # linear, relu and lrelu
+    return (gain, 1) if homogeneous else (1, gain)
 
 
 def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
@@ -477,12 +493,13 @@ class Conv2dLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels])) if bias else None
 
     def forward(self, x, gain=1):
-        w = (self.weight * self.weight_gain).to(x.dtype)
+        before, after = split_gain(self.activation, self.act_gain * gain)
+        w = (self.weight * (self.weight_gain * before)).to(x.dtype)
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1
         )
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return bias_act.bias_act(x, bias, act=self.activation, gain=self.act_gain * gain)
+        bias = None if self.bias is None else (self.bias * before).to(x.dtype)
+        return bias_act.bias_act(x, bias, act=self.activation, gain=after)
 
 
 @persistence.persistent_class

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from torch_utils.ops import upfirdn2d
+from ssn_plugin import networks as ssn
+from torch_utils.ops import bias_act, upfirdn2d
 from training import networks
 
 SMALL = dict(channel_base=128, channel_max=8)
@@ -48,6 +49,26 @@ def test_modulated_convolution_equals_one_convolution_per_sample(kernel, batch, 
         with torch.set_grad_enabled(grad):
             actual = networks.modulated_conv2d(x, weight, styles, noise, padding=kernel // 2, fused_modconv=fused)
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "lrelu", "tanh", "swish"])
+def test_gain_and_clamp_act_on_the_result_of_every_activation(activation):
+    x, weight, styles = normal(2, 4, 6, 6), normal(5, 4, 3, 3, seed=1), normal(2, 4, seed=2)
+    noise, bias = normal(2, 1, 6, 6, seed=3), normal(5, seed=4)
+    after = dict(activation=activation, gain=0.7, clamp=0.9)
+    y = per_sample_convolution(x, weight, styles, noise)
+    expected = bias_act.bias_act(y, bias, act=activation, gain=0.7, clamp=0.9)
+    for fused in (True, False):
+        actual = networks.modulated_conv2d(
+            x, weight, styles, noise, padding=1, bias=bias, fused_modconv=fused, **after)
+        torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        ssn.spatially_modulated_conv2d(x, weight, styles[:, :, None, None], noise, bias=bias, **after), expected)
+    layer = networks.Conv2dLayer(4, 5, 3, activation=activation, conv_clamp=2)
+    layer.bias.data += bias
+    y = F.conv2d(x, layer.weight / 6, padding=1)  # 36 numbers of unit variance make one
+    expected = bias_act.bias_act(y, layer.bias, act=activation).mul(0.7).clamp(-1.4, 1.4)
+    torch.testing.assert_close(layer(x, gain=0.7), expected)
 
 
 def test_modulated_convolution_is_differentiable_twice(device):

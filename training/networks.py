@@ -39,7 +39,10 @@ def modulated_conv2d(
     demodulate: bool = True,  # divide out the gain of styles and kernel?
     flip_weight: bool = True,     # True: correlation; False: true convolution
     fused_modconv: bool = True,   # fold the styles into the kernel where one kernel serves the whole batch?
-    **epilogue,               # bias, activation, gain and clamp of `finish`
+    bias=None,                # [O], added before the activation
+    activation: str = "linear",
+    gain: float = 1,          # factor on the activation
+    clamp=None,               # bound on the magnitude of the result; None: unbounded
 ) -> torch.Tensor:            # [N, O, H*up/down, W*up/down]
     """Modulate, convolve, demodulate (Karras et al. 2020a, Eqs. 1 and 3).
 
@@ -55,7 +58,10 @@ def modulated_conv2d(
         kernel = weight.square().reshape(-1, weight.shape[2] * weight.shape[3])
         kernel = (kernel @ kernel.new_ones(kernel.shape[1])).reshape(weight.shape[:2])  # twice as fast as a sum
         demod = (styles.square() @ kernel.t() + 1e-8).rsqrt()  # [N, O]
+        before, gain = split_gain(activation, gain)
+        demod, noise, bias = (None if tensor is None else tensor * before for tensor in (demod, noise, bias))
     noise = None if noise is None else noise.to(x.dtype)
+    epilogue = dict(bias=bias, activation=activation, gain=gain, clamp=clamp)
 
     def convolve(image, kernel):
         return conv2d_resample.conv2d_resample(
@@ -83,6 +89,16 @@ def _modulated_1x1(x, weight, styles, demod) -> torch.Tensor:
         y = x.permute(0, 2, 3, 1).reshape(n, h * w, i) @ kernel.transpose(1, 2)
         return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
     return (kernel @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
+
+
+def split_gain(activation: str, gain: float) -> tuple:
+    """Factors before and after an activation that amount to a gain of the result.
+
+    All of it goes before an activation that permits it: there it can join the kernel or another factor, and costs no
+    pass over the activations.
+    """
+    homogeneous = not bias_act.activation_funcs[activation].has_2nd_grad  # linear, relu and lrelu
+    return (gain, 1) if homogeneous else (1, gain)
 
 
 def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
@@ -221,12 +237,14 @@ class Conv2dLayer(torch.nn.Module):
                 self.register_buffer("bias", bias)
 
     def forward(self, x, gain=1):
-        w = (self.weight * self.weight_gain).to(x.dtype)
+        before, after = split_gain(self.activation, self.act_gain * gain)
+        w = (self.weight * (self.weight_gain * before)).to(x.dtype)
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
         )
+        bias = None if self.bias is None else self.bias * before
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return finish(x, bias=self.bias, activation=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return finish(x, bias=bias, activation=self.activation, gain=after, clamp=clamp)
 
 
 @persistence.persistent_class
