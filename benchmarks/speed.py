@@ -7,7 +7,8 @@ Forward passes are quoted as multiples of the *convolution floor*: the bare conv
 the discriminator) needs, same shapes, same number format, each in the faster of the two memory layouts. Both
 generators have the same channels and are compared with the same floor; what an SSN adds counts as overhead.
 Training steps are quoted as multiples of a StyleGAN2 step with the same channels. Everything that is compared runs in
-turns, and a ratio is the median of the ratios of the turns, so that a machine whose speed drifts does little harm.
+turns, and a ratio is the median of the ratios of the turns, so that a machine whose speed drifts does little harm; of
+training each turn is a step, and a ratio that of a whole cycle of steps, lazy regularisation included.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def benchmark_forward(resolution: int, batch: int, repeats: int, device: torch.d
 
 
 def training_step(name: str, resolution: int, batch: int, device: torch.device) -> Callable[[], None]:
-    """A function that trains for one cycle of lazy regularisation, with the channels of --cfg=ssn on a CPU."""
+    """A function that takes the next step of a training, with the channels of --cfg=ssn on a CPU."""
     width = dict(channel_base=32 * resolution, channel_max=64)
     torch.manual_seed(0)
     if name == "StyleGAN2":
@@ -185,18 +186,14 @@ def training_step(name: str, resolution: int, batch: int, device: torch.device) 
     phases = make_phases(G, D, adam, adam, G_reg_interval=4, D_reg_interval=16, device=device)
     state = TrainingState(G, D, copy.deepcopy(G).eval(), None, loss, phases, None)
     data: Any = RandomData(batch, resolution, device)
-    options = StepOptions(batch_size=batch, batch_gpu=batch)
-
-    def run() -> None:
-        for _ in range(LAZY_CYCLE):
-            train_step(state, data, options)
-
-    return run
+    return functools.partial(train_step, state, data, StepOptions(batch_size=batch, batch_gpu=batch))
 
 
 def peak_memory(name: str, resolution: int, batch: int, device: torch.device) -> float:
     """MiB that one cycle of training takes at its peak: of the process on a CPU, of the allocator on a GPU."""
-    training_step(name, resolution, batch, device)()
+    step = training_step(name, resolution, batch, device)
+    for _ in range(LAZY_CYCLE):
+        step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     # Not getrusage: its peak starts from that of the process that spawned this one.
@@ -209,7 +206,9 @@ def peak_memory(name: str, resolution: int, batch: int, device: torch.device) ->
 def benchmark_training(resolution: int, batch: int, repeats: int, device: torch.device) -> None:
     """Print images per second, the ratio to StyleGAN2 and the peak memory of each kind of training step."""
     runs = {name: training_step(name, resolution, batch, device) for name in TRAININGS}
-    times = in_turns(runs, repeats, device)
+    steps = in_turns(runs, LAZY_CYCLE * repeats, device)
+    starts = range(0, LAZY_CYCLE * repeats, LAZY_CYCLE)
+    times = {name: [sum(steps[name][start : start + LAZY_CYCLE]) for start in starts] for name in TRAININGS}
     for name in TRAININGS:
         # A process of its own: the peak of a process never falls again.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
