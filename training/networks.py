@@ -92,7 +92,7 @@ def _modulated_1x1(x, weight, styles, demod) -> torch.Tensor:
 
 
 def split_gain(activation: str, gain: float) -> tuple:
-    """Factors before and after an activation that amount to a gain of the result.
+    """Factors before and after an activation that amount to a positive gain of the result.
 
     All of it goes before an activation that permits it: there it can join the kernel or another factor, and costs no
     pass over the activations.
