@@ -35,6 +35,7 @@ from ssn_plugin.networks import SSNGenerator  # noqa: E402
 from training import networks  # noqa: E402
 from training.cli import Command  # noqa: E402
 from training.config import auto_spec  # noqa: E402
+from training.construction import configure_torch  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
 from training.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
 
@@ -170,7 +171,7 @@ def benchmark_forward(resolution: int, batch: int, repeats: int, device: torch.d
 def training_step(name: str, resolution: int, batch: int, device: torch.device) -> Callable[[], None]:
     """A function that takes the next step of a training, with the channels of --cfg=ssn on a CPU."""
     width = dict(channel_base=32 * resolution, channel_max=64)
-    torch.manual_seed(0)
+    configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)
     if name == "StyleGAN2":
         G: Any = networks.Generator(64, 0, 64, resolution, 3, synthesis_kwargs=width)
     else:

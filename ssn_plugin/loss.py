@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,11 @@ from ssn_plugin.block_grid import finest_grid, first_block
 from ssn_plugin.networks import side_lengths
 from ssn_plugin.path_length import random_block_path_lengths
 from torch_utils import misc, training_stats
+from torch_utils.ops import conv2d_gradfix
 from training.loss import StyleGAN2Loss
+
+# Inside it operations need not be fast to differentiate twice. Other hosts have no such choice.
+first_derivatives_only = getattr(conv2d_gradfix, "first_derivatives_only", contextlib.nullcontext)
 
 # Measure of what changed outside the redrawn block: (before, after [N, C, H, W], resampled [N, H, W] bool) -> [N].
 OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -115,7 +120,8 @@ class DistortionLoss(StyleGAN2Loss):
         if with_lengths:
             self.block_path_length(gen_z, gen_c, sync and not with_pairs).mean().mul(gain).backward()
         if with_pairs:
-            outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
+            with first_derivatives_only():
+                outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
             training_stats.report("Loss/ssn/distortion", outside)
             training_stats.report("Loss/ssn/diversity", inside)
             reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import softplus
 
 from torch_utils import training_stats
+from torch_utils.ops import conv2d_gradfix
 from training import loss as loss_module
 from training.loss import StyleGAN2Loss, path_lengths, r1_penalty
 from training.networks import Discriminator, Generator
@@ -265,6 +266,23 @@ def test_every_parameter_gets_a_finite_gradient_and_the_other_network_none(phase
     assert not without
     assert all(param.grad.isfinite().all() for param in trained.parameters())
     assert all(param.grad is None for param in other.parameters())
+
+
+@pytest.mark.parametrize("phase", ["Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth"])
+def test_gradients_do_not_depend_on_who_differentiates_convolutions(phase, monkeypatch):
+    def gradients(own):
+        monkeypatch.setattr(conv2d_gradfix, "enabled", own)
+        torch.manual_seed(0)
+        G = Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=128, channel_max=8))
+        D = Discriminator(0, 16, 3, channel_base=128, channel_max=8)
+        loss = StyleGAN2Loss(torch.device("cpu"), G.mapping, G.synthesis, D)
+        trained = (G if phase[0] == "G" else D).requires_grad_(True)
+        (D if phase[0] == "G" else G).requires_grad_(False)
+        c = torch.zeros([4, 0])
+        loss.accumulate_gradients(phase, torch.randn([4, 3, 16, 16]), c, torch.randn([4, 8]), c, sync=True, gain=1)
+        return {name: param.grad for name, param in trained.named_parameters()}
+
+    torch.testing.assert_close(gradients(own=True), gradients(own=False), rtol=1e-4, atol=1e-4)
 
 
 def test_the_base_class_asks_for_an_implementation():

@@ -21,6 +21,12 @@ def check_both_orders(fn, device, *inputs):
     assert gradgradcheck(fn, inputs)
 
 
+@pytest.fixture(params=[False, True], ids=["torch", "own"])
+def derivatives(request, monkeypatch):
+    """Those of torch's operations, and ours, which are fast a second time."""
+    monkeypatch.setattr(conv2d_gradfix, "enabled", request.param)
+
+
 RESAMPLING = [
     dict(up=1, down=1, padding=0),
     dict(up=2, down=1, padding=[2, 1, 2, 1]),
@@ -60,9 +66,21 @@ def test_resampling_definition_equals_a_loop_over_pixels():
 
 
 @pytest.mark.parametrize("kwargs", RESAMPLING[:6], ids=str)
-def test_resampling_is_differentiable_twice(kwargs, device):
+def test_resampling_is_differentiable_twice(kwargs, device, derivatives):
     f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
     check_both_orders(lambda x: upfirdn2d.upfirdn2d(x, f, **kwargs).square(), device, normal(1, 2, 5, 4))
+
+
+@pytest.mark.parametrize("up", [1, 2, (2, 3), (1, 4), 3], ids=str)
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (2, 1, 2, 1), (3, 3, 3, 3), (5, 6, -1, 4), (-1, 0, 7, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 4), (2, 5), (6, 3)], ids=str)
+def test_ways_of_enlarging_equal_the_definition(up, pads, shape):
+    """A processor and a GPU go different ways; here both are gone on the processor."""
+    up = (up, up) if isinstance(up, int) else up
+    x, f = normal(2, 3, 7, 6), normal(*shape, seed=1)
+    expected = upfirdn2d._definition(x, f, up, (1, 1), pads)
+    torch.testing.assert_close(upfirdn2d._spread(x, f, up, pads), expected)
+    torch.testing.assert_close(upfirdn2d._polyphase(x, f, up, pads), expected)
 
 
 def test_resampling_preserves_a_constant_image_away_from_the_border():
@@ -159,7 +177,7 @@ def test_resampling_by_two_gives_exactly_twice_and_half_the_size():
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS[:7], ids=str)
-def test_resampling_convolution_is_differentiable_twice(case, device):
+def test_resampling_convolution_is_differentiable_twice(case, device, derivatives):
     kwargs = dict(case)
     kernel = kwargs.pop("kernel")
     f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
@@ -173,15 +191,64 @@ def test_multiply_add_broadcasts_and_is_differentiable_twice(device):
     check_both_orders(lambda a, b, c: fma.fma(a, b, c).square(), device, a, b, c)
 
 
-def test_plain_convolutions_equal_torch_inside_and_outside_the_context():
-    x, w, b = normal(1, 4, 5, 5), normal(4, 2, 3, 3, seed=1), normal(4, seed=2)
+GEOMETRIES = [
+    dict(),
+    dict(stride=2, padding=1),
+    dict(stride=[1, 3], padding=[2, 0], groups=2),
+    dict(stride=2, dilation=[2, 1], padding=1),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_convolutions_equal_those_of_torch(geometry, derivatives):
+    x, b = normal(2, 4, 8, 7), normal(4, seed=2)
+    w = normal(4, 4 // geometry.get("groups", 1), 3, 2, seed=1)
+    torch.testing.assert_close(conv2d_gradfix.conv2d(x, w, b, **geometry), F.conv2d(x, w, b, **geometry))
+    rest = dict(geometry, output_padding=[0, 1]) if "stride" in geometry else geometry
+    b = b.repeat(geometry.get("groups", 1))[: w.shape[1] * geometry.get("groups", 1)]
+    torch.testing.assert_close(conv2d_gradfix.conv_transpose2d(x, w, b, **rest), F.conv_transpose2d(x, w, b, **rest))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_convolutions_are_differentiable_twice(name, geometry, device, monkeypatch):
+    monkeypatch.setattr(conv2d_gradfix, "enabled", True)
+    x, w, b = normal(2, 2, 6, 5), normal(2, 2 // geometry.get("groups", 1), 3, 2, seed=1), normal(2, seed=2)
+    convolve = getattr(conv2d_gradfix, name)
+    check_both_orders(lambda x, w, b: convolve(x, w, b, **geometry).square(), device, x, w, b)
+
+
+@pytest.mark.parametrize("of_x, of_w", [(True, False), (False, True)])
+def test_convolutions_need_no_gradient_of_one_factor(of_x, of_w, monkeypatch):
+    monkeypatch.setattr(conv2d_gradfix, "enabled", True)
+    x, w = normal(1, 2, 5, 5).requires_grad_(of_x), normal(2, 2, 3, 3, seed=1).requires_grad_(of_w)
+    y = conv2d_gradfix.conv2d(x, w, stride=2)
+    wanted = x if of_x else w
+    (own,) = torch.autograd.grad(y.square().sum(), wanted, create_graph=True)
+    (own_second,) = torch.autograd.grad(own.square().sum(), wanted)
+    (expected,) = torch.autograd.grad(F.conv2d(x, w, stride=2).square().sum(), wanted, create_graph=True)
+    (expected_second,) = torch.autograd.grad(expected.square().sum(), wanted)
+    torch.testing.assert_close((own, own_second), (expected, expected_second))
+
+
+def test_gradients_of_kernels_are_skipped_on_request_and_come_back_in_the_second_derivative(monkeypatch):
+    monkeypatch.setattr(conv2d_gradfix, "enabled", True)
+    x, w = normal(1, 2, 5, 5).requires_grad_(), normal(2, 2, 3, 3, seed=1).requires_grad_()
     with conv2d_gradfix.no_weight_gradients():
-        assert conv2d_gradfix.weight_gradients_disabled
-        y = conv2d_gradfix.conv2d(x, w, b, stride=2, padding=1, groups=2)
+        y = conv2d_gradfix.conv2d(x, w).square().sum()
+        dx, dw = torch.autograd.grad(y, [x, w], create_graph=True, allow_unused=True)
     assert not conv2d_gradfix.weight_gradients_disabled
-    assert torch.equal(y, F.conv2d(x, w, b, stride=2, padding=1, groups=2))
-    y = conv2d_gradfix.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1, groups=2)
-    assert torch.equal(y, F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1, groups=2))
+    assert dw is None
+    dx.square().sum().backward()
+    assert float(w.grad.norm()) > 0
+
+
+def test_first_derivatives_are_left_to_torch_on_request(monkeypatch):
+    monkeypatch.setattr(conv2d_gradfix, "enabled", True)
+    x, w = normal(1, 1, 4, 4).requires_grad_(), normal(1, 1, 3, 3)
+    with conv2d_gradfix.first_derivatives_only():
+        once = conv2d_gradfix.conv2d(x, w).grad_fn.name()
+    assert (once, conv2d_gradfix.conv2d(x, w).grad_fn.name()) == ("ConvolutionBackward0", "_ConvolutionBackward")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

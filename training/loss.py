@@ -5,6 +5,8 @@ Letters in shapes: N batch, L synthesis layers (`num_ws`), C channels, H W pixel
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch.nn.functional import softplus
 
@@ -108,15 +110,18 @@ class StyleGAN2Loss(Loss):
 
         # Only the last backward pass of a phase may synchronise gradients across processes.
         if G_main:
-            self.backward(self.generator_main(gen_z, gen_c, sync=sync and not G_reg), gain)
+            with conv2d_gradfix.first_derivatives_only():
+                self.backward(self.generator_main(gen_z, gen_c, sync=sync and not G_reg), gain)
         if G_reg:
             self.backward(self.generator_path_length(gen_z, gen_c, sync=sync), gain)
         fake_loss = None
         if D_main:
-            fake_loss = self.discriminator_fake(gen_z, gen_c, sync=False)
-            self.backward(fake_loss, gain)
+            with conv2d_gradfix.first_derivatives_only():
+                fake_loss = self.discriminator_fake(gen_z, gen_c, sync=False)
+                self.backward(fake_loss, gain)
         if D_main or D_reg:
-            self.backward(self.discriminator_real(real_img, real_c, sync, fake_loss, with_r1=D_reg), gain)
+            with contextlib.nullcontext() if D_reg else conv2d_gradfix.first_derivatives_only():
+                self.backward(self.discriminator_real(real_img, real_c, sync, fake_loss, with_r1=D_reg), gain)
 
     def backward(self, loss: torch.Tensor, gain: float) -> None:
         """Back-propagate the batch mean of a per-sample loss, times `gain`."""

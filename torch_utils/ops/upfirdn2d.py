@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from torch_utils import misc
 
+from . import conv2d_gradfix
+
 Scaling = int | Sequence[int]
 Padding = int | Sequence[int]
 
@@ -71,10 +73,10 @@ def upfirdn2d(
     f = f.detach().to(x.dtype) * gain ** (f.ndim / 2)
     if not flip_filter:
         f = f.flip(list(range(f.ndim)))
-    run = _definition if impl == "ref" else _polyphase
+    run = _definition if impl == "ref" else _Resample.apply if conv2d_gradfix.enabled else _resample
     if f.ndim == 2:
         return run(x, f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1))
-    if run is _polyphase and x.device.type == "cpu" and x.shape[1] < MANY_CHANNELS:
+    if impl != "ref" and x.device.type == "cpu" and x.shape[1] < MANY_CHANNELS:
         planes = x.flatten(0, 1).transpose(1, 2)                                               # [N*C, W, H]
         planes = _FilterColumns.apply(planes, f, up_x, down_x, (x0, x1)).transpose(1, 2)
         planes = _FilterColumns.apply(planes, f, up_y, down_y, (y0, y1))
@@ -146,15 +148,58 @@ def _definition(x, f, up, down, pads):
     return filtered[:, :, :: down[1], :: down[0]]
 
 
-def _polyphase(x, f, up, down, pads):
-    """Same result as `_definition` without a multiplication by an inserted zero.
+def _resample(x, f, up, down, pads):
+    """Same result as `_definition` without a multiplication by an inserted zero, as the device does it best."""
+    if up == (1, 1):
+        return _depthwise(x, f.expand(x.shape[1], 1, *f.shape), pads, stride=(down[1], down[0]))
+    y = _spread(x, f, up, pads) if x.device.type == "cpu" else _polyphase(x, f, up, pads)
+    return y if down == (1, 1) else y[:, :, :: down[1], :: down[0]]
 
-    Each of the up_x*up_y output phases is a correlation of the small image with every up-th tap; one depthwise
-    convolution computes all phases as extra channels, which are then interleaved.
+
+class _Resample(torch.autograd.Function):
+    """`_resample` whose derivative is resampling again: factors swapped, taps reversed. See `conv2d_gradfix`.
+
+    Autograd's second derivative of a convolution in groups takes several convolutions for each channel of each image.
+    """
+
+    @staticmethod
+    def forward(ctx, x, f, up, down, pads):
+        ctx.save_for_backward(f)
+        ctx.arguments = up, down, pads, x.shape[2:]
+        return _resample(x, f, up, down, pads)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (f,) = ctx.saved_tensors
+        up, down, pads, (height, width) = ctx.arguments
+        x_pads = _transposed_pads(width, dy.shape[3], f.shape[1], up[0], down[0], pads[0])
+        y_pads = _transposed_pads(height, dy.shape[2], f.shape[0], up[1], down[1], pads[2])
+        return _Resample.apply(dy, f.flip([0, 1]), down, up, (*x_pads, *y_pads)), None, None, None, None
+
+
+def _transposed_pads(size: int, out_size: int, num_taps: int, up: int, down: int, before: int) -> tuple[int, int]:
+    """Padding with which resampling by down/up takes gradients of `out_size` back to `size` pixels, along one axis."""
+    return num_taps - before - 1, size * up - out_size * down + before - up + 1
+
+
+def _spread(x, f, up, pads):
+    """Up-sample and filter: every pixel adds its multiple of the taps to the result, a transposed convolution."""
+    c = x.shape[1]
+    before = [pads[2] - f.shape[0] + 1, pads[0] - f.shape[1] + 1]                 # what to add to the full result
+    after = [pads[3] - f.shape[0] + up[1], pads[1] - f.shape[1] + up[0]]
+    crop = [max(min(-first, -last), 0) for first, last in zip(before, after)]     # spares a copy
+    taps = f.flip([0, 1]).expand(c, 1, *f.shape)
+    y = F.conv_transpose2d(x, taps, stride=(up[1], up[0]), padding=crop, groups=c)
+    rest = [before[1] + crop[1], after[1] + crop[1], before[0] + crop[0], after[0] + crop[0]]
+    return F.pad(y, rest) if any(rest) else y
+
+
+def _polyphase(x, f, up, pads):
+    """Up-sample and filter: each of the up_x*up_y output phases correlates the small image with every up-th tap.
+
+    One depthwise convolution computes all phases as extra channels, which are then interleaved.
     """
     c = x.shape[1]
-    if up == (1, 1):
-        return _depthwise(x, f.expand(c, 1, *f.shape), pads, stride=(down[1], down[0]))
     rows, y_pads, out_h = _phase_plan(x.shape[2], f.shape[0], up[1], pads[2:])
     cols, x_pads, out_w = _phase_plan(x.shape[3], f.shape[1], up[0], pads[:2])
     # Indices that are on the device already spare a GPU the wait for the host.
@@ -167,9 +212,7 @@ def _polyphase(x, f, up, down, pads):
     else:
         n, _, h, w = y.shape
         y = y.reshape(n, c, up[1], up[0], h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h * up[1], w * up[0])
-    if (out_h, out_w) != tuple(y.shape[2:]):
-        y = y[:, :, :out_h, :out_w]
-    return y if down == (1, 1) else y[:, :, :: down[1], :: down[0]]
+    return y[:, :, :out_h, :out_w] if (out_h, out_w) != tuple(y.shape[2:]) else y
 
 
 class _FilterColumns(torch.autograd.Function):
@@ -196,8 +239,8 @@ class _FilterColumns(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         (f,) = ctx.saved_tensors
-        up, down, (before, _after), size = ctx.arguments
-        pads = (len(f) - before - 1, size * up - dy.shape[1] * down + before - up + 1)
+        up, down, pads, size = ctx.arguments
+        pads = _transposed_pads(size, dy.shape[1], len(f), up, down, pads[0])
         return _FilterColumns.apply(dy, f.flip(0), down, up, pads), None, None, None, None
 
 
