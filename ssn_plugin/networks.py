@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_utils import misc, persistence
-from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, fma, upfirdn2d
 
 SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
 STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
@@ -123,7 +123,7 @@ def style_gain(
     if energy.shape[2:] == (1, 1) or pad == 0:
         method = "constant"
     if method == "exact":
-        energy = F.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), kernel)
+        energy = conv2d_gradfix.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), kernel)
         return (energy + eps).rsqrt()
     if method == "averaged":
         energy = F.avg_pool2d(F.pad(energy, [pad] * 4, mode="replicate"), weight.shape[-1], stride=1)
@@ -602,7 +602,8 @@ class DepthwiseConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             padding = [side - 1 - pad for side, pad in zip(kernel, ctx.padding)]
             grad_x = DepthwiseConv2d.apply(grad, weight.flip([2, 3]), padding)
-        if ctx.needs_input_grad[1]:  # each channel of each sample convolved with its gradient
+        if ctx.needs_input_grad[1] and not conv2d_gradfix.weight_gradients_disabled:
+            # Each channel of each sample convolved with its gradient.
             maps, kernels = x.reshape(1, n * c, *x.shape[2:]), grad.reshape(n * c, 1, *grad.shape[2:])
             grad_weight = DepthwiseConv2d.apply(maps, kernels, ctx.padding).reshape(n, c, 1, *kernel).sum(dim=0)
         return grad_x, grad_weight, None
