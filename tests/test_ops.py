@@ -50,6 +50,15 @@ def test_polyphase_resampling_equals_its_definition(kwargs, taps, flip_filter):
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("size", [8, 9])
+def test_taps_of_zero_change_nothing(size, stride):
+    x, weight, pads = normal(1, 3, size, size), normal(3, 1, 4, 4, seed=1), (2, 1, 1, 2)
+    expected = upfirdn2d._depthwise(x, weight, pads, stride)
+    actual = upfirdn2d._depthwise(x, *upfirdn2d._extend_by_zeros(weight, pads), stride)
+    torch.testing.assert_close(actual, expected)
+
+
 def test_resampling_definition_equals_a_loop_over_pixels():
     x, f = normal(1, 1, 3, 4)[0, 0].numpy(), np.array([[1.0, 2, 3], [4, 5, 6]])
     inserted = np.zeros([6 + 1 + 2, 8 + 2 + 0])

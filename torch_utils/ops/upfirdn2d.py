@@ -265,7 +265,23 @@ def _phase_plan(size: int, num_taps: int, up: int, pads: Sequence[int]):
 
 def _depthwise(x, weight, pads, stride=(1, 1)):
     """Correlate each channel with its own kernels; zero padding (x0, x1, y0, y1), negative crops."""
+    if _prefers_odd_kernels(x, stride) and weight.shape[2:] == (4, 4):
+        weight, pads = _extend_by_zeros(weight, pads)
     x0, x1, y0, y1 = pads
     if x0 == x1 >= 0 and y0 == y1 >= 0:
         return F.conv2d(x, weight, stride=stride, padding=(y0, x0), groups=x.shape[1])
     return F.conv2d(F.pad(x, pads), weight, stride=stride, groups=x.shape[1])
+
+
+def _prefers_odd_kernels(x, stride) -> bool:
+    """Does a GPU have fast kernels for 5x5 taps, not for 4x4? On an H100 they take 0.03 to 0.3 of the time."""
+    if x.device.type != "cuda":
+        return False
+    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return is_last or (x.dtype == torch.float16 and stride == (1, 1))
+
+
+def _extend_by_zeros(weight, pads):
+    """A further row and column of taps that add nothing, and the padding with which the result stays the same."""
+    x0, x1, y0, y1 = pads
+    return F.pad(weight, [0, 1, 0, 1]), (x0, x1 + 1, y0, y1 + 1)
