@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training import augment, config, loss, networks  # noqa: E402
+from training import augment, config, construction, loss, networks  # noqa: E402
 from training.cli import Command  # noqa: E402
 
 
@@ -91,7 +91,7 @@ def main(resolutions, channel_base, channel_max, augpipe, strength, batch, repea
     """Time the augmentation pipe on the CPU against a training step of StyleGAN2."""
     if threads:
         torch.set_num_threads(threads)
-    torch.manual_seed(0)
+    construction.configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)
     print(f"CPU, {torch.get_num_threads()} threads, float32, batch {batch}, channels {channel_base} / {channel_max}")
     print(f"Milliseconds per image, pipe {augpipe} at p = {strength}; step: without augmentation")
     print(("{:>8}" + "{:>11}" * 6).format("pixels", "forward", "+ 1st grad", "+ 2nd grad", "per step", "step", "share"))

@@ -67,7 +67,7 @@ def make_training(
     training_set = construction.load_training_set(args.training_set_kwargs, verbose=False)
     names = ("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "batch_size", "augment_kwargs",
              "augment_p", "ada_target")
-    torch.manual_seed(0)
+    construction.configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)
     state = construction.make_state(training_set, CPU, **{name: args[name] for name in names if name in args})
     step_options = StepOptions(args.batch_size, args.batch_gpu, place.num_processes, place.rank)
     data = TrainingData(training_set, step_options.local_batch, CPU, place.rank, place.num_processes)
