@@ -15,6 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OLDEST := .venv-oldest
+# A worker for each core, of one thread; four are enough. PYTEST_ARGS='-n 0' runs the tests in one process.
+PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-oldest lint clean
 
@@ -29,10 +31,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m ssn_plugin.demo
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

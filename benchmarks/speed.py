@@ -191,9 +191,9 @@ def training_step(name: str, resolution: int, batch: int, device: torch.device) 
 
 
 def peak_memory(name: str, resolution: int, batch: int, device: torch.device) -> float:
-    """MiB that one cycle of training takes at its peak: of the process on a CPU, of the allocator on a GPU."""
+    """MiB that training takes at its peak: of the process on a CPU, of the allocator on a GPU."""
     step = training_step(name, resolution, batch, device)
-    for _ in range(LAZY_CYCLE):
+    for _ in range(2):  # the first of a cycle has all phases and pairs; the second has the optimizers' state beside it
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
