@@ -40,7 +40,7 @@ from training.loss import StyleGAN2Loss  # noqa: E402
 from training.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
-PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink, distortion_redraws=SSNConfig.distortion_redraws)
+PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink)
 TRAININGS: dict[str, dict[str, Any]] = {
     "StyleGAN2": {},
     "SSN, lambda 0": dict(distortion_weight=0),

@@ -53,8 +53,7 @@ class SSNConfig:
     distortion_warmup: float = 0           # thousands of images over which lambda grows from 0
     distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
     distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
-    distortion_batch_shrink: int = 4       # as many pairs as 1/n of the batch
-    distortion_redraws: int = 2            # pairs that share their image before; 1 takes a third longer, for new images
+    distortion_batch_shrink: int = 4       # a block is redrawn of 1/n of the batch
     diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
     diversity_cap: float = 0.1             # tau: more mean squared change than this earns nothing
     diversity_reward: str = "log"          # for the logarithm of the change up to the cap, or for the change ("linear")
@@ -94,8 +93,6 @@ class SSNConfig:
             raise ValueError(f"--distortion-reduction must be one of {choices}, got {self.distortion_reduction}")
         if self.distortion_batch_shrink < 1:
             raise ValueError(f"distortion_batch_shrink must be at least 1, got {self.distortion_batch_shrink}")
-        if self.distortion_redraws < 1:
-            raise ValueError(f"distortion_redraws must be at least 1, got {self.distortion_redraws}")
 
     def _check_block_grids(self) -> None:
         names = format_block_grids(self.block_grids)
@@ -166,7 +163,6 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         distortion_interval=config.distortion_interval,
         distortion_reduction=config.distortion_reduction,
         distortion_batch_shrink=config.distortion_batch_shrink,
-        distortion_redraws=config.distortion_redraws,
         diversity_weight=config.diversity_weight,
         diversity_cap=config.diversity_cap,
         diversity_reward=config.diversity_reward,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +14,7 @@ from ssn_plugin.block_grid import finest_grid, first_block
 from ssn_plugin.networks import side_lengths
 from ssn_plugin.path_length import random_block_path_lengths
 from torch_utils import misc, training_stats
-from torch_utils.ops import conv2d_gradfix
 from training.loss import StyleGAN2Loss
-
-# Inside it operations need not be fast to differentiate twice. Other hosts have no such choice.
-first_derivatives_only = getattr(conv2d_gradfix, "first_derivatives_only", contextlib.nullcontext)
 
 # Measure of what changed outside the redrawn block: (before, after [N, C, H, W], resampled [N, H, W] bool) -> [N].
 OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,8 +24,9 @@ class DistortionLoss(StyleGAN2Loss):
     """Adds `lambda * E[D] - mu * E[R(D_in)]` to the generator's main phase.
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
-    style mixing nor truncation; several redraws share one G(z). The block is uniform over the finest grid: coarser ones
-    hold what blocks share, so their redraw may change everything, and the single block of a 1x1 grid has no outside.
+    style mixing nor truncation. G(z) is an image of the host's own pass, which the redrawn ones join, so that the term
+    costs no more than they do. The block is uniform over the finest grid: coarser ones hold what blocks share, so their
+    redraw may change everything, and the single block of a 1x1 grid has no outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
     `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
@@ -61,8 +57,7 @@ class DistortionLoss(StyleGAN2Loss):
         distortion_interval: int = 1,        # compute both terms at every k-th optimiser step only, with k-fold weight
         distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
         distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
-        distortion_batch_shrink: int = 2,    # as many pairs as 1/n of the batch, as pl_batch_shrink does
-        distortion_redraws: int = 1,         # pairs that share their image before, to save some
+        distortion_batch_shrink: int = 2,    # redraw a block of 1/n of the batch, as pl_batch_shrink does
         diversity_weight: float = 0,         # mu; 0 switches the reward off
         diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
         diversity_reward: str = "linear",    # shape of R below the cap: "linear" or "log"
@@ -70,14 +65,11 @@ class DistortionLoss(StyleGAN2Loss):
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
-        if distortion_redraws < 1:
-            raise ValueError(f"distortion redraws must be at least 1, got {distortion_redraws}")
         distortion.diversity_reward(torch.ones(1), 1, diversity_reward)  # refuses a wrong one before training begins
         self.distortion_weight = distortion_weight
         self.distortion_warmup = distortion_warmup
         self.distortion_interval = distortion_interval
         self.distortion_batch_shrink = distortion_batch_shrink
-        self.distortion_redraws = distortion_redraws
         self.diversity_weight = diversity_weight
         self.diversity_cap = diversity_cap
         self.diversity_reward = diversity_reward
@@ -85,6 +77,7 @@ class DistortionLoss(StyleGAN2Loss):
         self.block_pl_weight = 0.0
         if pl_outside_weight != 1:  # the host is to leave the term to this class
             self.block_pl_weight, self.pl_weight = self.pl_weight, 0
+        self.due_gain: float | None = None  # weight of the term in the main phase that is about to start; None: not due
         self.main_steps = 0  # optimiser steps of the generator so far
         self.main_images = 0  # that they were made with, on all GPUs together
         grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
@@ -112,24 +105,37 @@ class DistortionLoss(StyleGAN2Loss):
         gain: float,
     ) -> None:
         is_main = phase in ("Gmain", "Gboth")
-        with_pairs = is_main and self.pairs_due()
         with_lengths = phase in ("Greg", "Gboth") and self.block_pl_weight != 0
+        self.due_gain = gain * self.distortion_interval if is_main and self.pairs_due() else None
         # Only the last backward pass of a phase may synchronise gradients across GPUs.
-        host_sync = sync and not (with_lengths or with_pairs)
-        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, host_sync, gain)
+        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_lengths, gain)
         if with_lengths:
-            self.block_path_length(gen_z, gen_c, sync and not with_pairs).mean().mul(gain).backward()
-        if with_pairs:
-            with first_derivatives_only():
-                outside, inside = self.change_of_redrawn_blocks(gen_z, gen_c, sync)  # [n] each
-            training_stats.report("Loss/ssn/distortion", outside)
-            training_stats.report("Loss/ssn/diversity", inside)
-            reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)
-            loss = self.current_distortion_weight() * outside - self.diversity_weight * reward
-            loss.mean().mul(gain * self.distortion_interval).backward()
+            self.block_path_length(gen_z, gen_c, sync).mean().mul(gain).backward()
         if is_main:
             self.main_images += len(gen_z) * num_processes()
             self.main_steps += sync  # after the last accumulation round an optimiser step follows
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and their latents as from the host; in the first pass of a phase where the term is due, with it.
+
+        The term has no backward pass of its own: it rides along with the images to that of the host's loss.
+        """
+        if self.due_gain is None:
+            return super().run_G(z, c, sync)
+        gain, self.due_gain = self.due_gain, None
+        img, ws, redrawn_img, blocks = self.run_G_with_redraws(z, c, sync)
+        return AddLoss.apply(img, self.block_loss(img[: len(blocks)], redrawn_img, blocks) * gain), ws
+
+    def block_loss(self, before: torch.Tensor, after: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        """lambda * E[D] - mu * E[R(D_in)] of pairs [n, C, H, W] with these blocks [n] redrawn, a number."""
+        resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
+        outside = self.outside_change(before, after, resampled)               # [n]
+        with torch.set_grad_enabled(self.diversity_weight != 0):              # else only reported
+            inside = distortion.mean_inside_change(before, after, resampled)  # [n]
+        training_stats.report("Loss/ssn/distortion", outside)
+        training_stats.report("Loss/ssn/diversity", inside)
+        reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)
+        return (self.current_distortion_weight() * outside - self.diversity_weight * reward).mean()
 
     def block_path_length(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
         """(length - running mean)^2 of one block per image, weighted, for a part of the batch; as the host's. [n]"""
@@ -156,43 +162,47 @@ class DistortionLoss(StyleGAN2Loss):
         wanted = (self.distortion_weight != 0 and self.num_blocks > 1) or self.diversity_weight != 0
         return wanted and self.main_steps % self.distortion_interval == 0
 
-    def change_of_redrawn_blocks(
-        self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Redraw a uniform block of some latents; return the change outside and inside it, [n] each."""
-        n = max(len(gen_z) // self.distortion_batch_shrink, 1)
-        m = -(-n // self.distortion_redraws)                                  # latents that n redraws need
-        z, c = gen_z[:m], gen_c[:m]
-        origin = torch.arange(n, device=z.device) // self.distortion_redraws  # the latent of each pair
-        blocks = torch.randint(self.num_blocks, [n], device=z.device)         # within the finest grid
-        redrawn = distortion.redraw_one_block(z[origin], self.first_block + blocks, self.first_block + self.num_blocks)
-        before, after = self.synthesize_pairs(z, redrawn, c, origin, sync)    # [n, C, H, W] each
-        resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
-        with torch.set_grad_enabled(self.diversity_weight != 0):              # else only reported
-            inside = distortion.mean_inside_change(before, after, resampled)
-        return self.outside_change(before, after, resampled), inside
+    def run_G_with_redraws(
+        self, z: torch.Tensor, c: torch.Tensor, sync: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The host's pass over N latents, the first n of them without style mixing and once more with a block redrawn.
 
-    def synthesize_pairs(
-        self,
-        z: torch.Tensor,        # [m, B*bz]
-        redrawn: torch.Tensor,  # [n, B*bz]
-        c: torch.Tensor,        # [m, c_dim]
-        origin: torch.Tensor,   # [n] int64, the row of z that each of `redrawn` was made from
-        sync: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images before and after, [n, C, H, W] each. Those of one origin share label and noise maps."""
-        m = len(z)
-        source = torch.cat([torch.arange(m, device=z.device), origin])
-        noise = [
-            torch.randn([m, 1, *side_lengths(resolution)], device=z.device)[source]
-            for resolution in unwrapped(self.G_synthesis).noise_resolutions
-        ]
+        Returns images [N, C, H, W] and their latents [N, L, w_dim], the redrawn images [n, C, H, W], which have the
+        noise maps and labels of the first n, and their blocks [n], numbered within the finest grid.
+        """
+        n = max(len(z) // self.distortion_batch_shrink, 1)
+        blocks = torch.randint(self.num_blocks, [n], device=z.device)
+        redrawn = distortion.redraw_one_block(z[:n], self.first_block + blocks, self.first_block + self.num_blocks)
+        noise = [torch.randn([len(z), 1, *side_lengths(resolution)], device=z.device)
+                 for resolution in unwrapped(self.G_synthesis).noise_resolutions]
         with misc.ddp_sync(self.G_mapping, sync):
-            # The host's own pass has already counted these latents towards the mean style.
-            ws = self.G_mapping(torch.cat([z, redrawn]), c[source], skip_w_avg_update=True)
+            ws = self.mix_styles_from(n, self.G_mapping(z, c), z, c)
+            redrawn_ws = self.G_mapping(redrawn, c[:n], skip_w_avg_update=True)  # z counts towards the mean already
         with misc.ddp_sync(self.G_synthesis, sync):
-            images = self.G_synthesis(ws, noise=noise)
-        return images[origin], images[m:]
+            img = self.G_synthesis(torch.cat([ws, redrawn_ws]), noise=[torch.cat([x, x[:n]]) for x in noise])
+        return img[: len(z)], ws, img[len(z) :], blocks
+
+    def mix_styles_from(self, first: int, ws: torch.Tensor, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """StyleGAN2's style mixing of latents [N, L, w_dim], but for the samples before `first`."""
+        num_ws = ws.shape[1]
+        if first == len(ws) or num_ws < 2 or float(torch.rand([])) >= self.style_mixing_prob:
+            return ws
+        cut = int(torch.randint(1, num_ws, []))  # both drawn on the CPU: no step has to wait for a GPU
+        other = self.G_mapping(torch.randn_like(z[first:]), c[first:], skip_w_avg_update=True)
+        mixed = torch.cat([ws[first:, :cut], other[:, cut:]], dim=1)
+        return torch.cat([ws[:first], mixed])
+
+
+class AddLoss(torch.autograd.Function):
+    """Images [N, C, H, W] unchanged, whose backward pass back-propagates a loss as well, of weight 1."""
+
+    @staticmethod
+    def forward(ctx: Any, img: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        return img.view_as(img)
+
+    @staticmethod
+    def backward(ctx: Any, img_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return img_grad, img_grad.new_ones([])
 
 
 def load_outside_change(name: str) -> OutsideChange:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ssn_plugin.distortion import LOG_FLOOR, block_mask
-from ssn_plugin.loss import DistortionLoss
+from ssn_plugin.loss import AddLoss, DistortionLoss
 from torch_utils import training_stats
+from training.loss import StyleGAN2Loss
 
 GRID = [2, 2]
 RESOLUTION = 4
@@ -51,10 +52,14 @@ class Synthesis(torch.nn.Module):
 
 
 class Indifferent(torch.nn.Module):
-    """A discriminator that sends no gradient to the generator, so that all of it comes from the distortion."""
+    """A discriminator that sends the generator a gradient of zero, so that all of it comes from the distortion."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.zeros([]))
 
     def forward(self, img, c):
-        return img.new_zeros([len(img), 1], requires_grad=True)
+        return img.mean(dim=[1, 2, 3])[:, None] * self.gain
 
 
 class Wrapper(torch.nn.Module):
@@ -66,18 +71,6 @@ class Wrapper(torch.nn.Module):
 
     def forward(self, *args, **kwargs):
         return self.module(*args, **kwargs)
-
-
-class SyncRecorder(DistortionLoss):
-    """Notes which passes were allowed to synchronise."""
-
-    def run_G(self, z, c, sync):
-        self.syncs = [*getattr(self, "syncs", []), ("host", sync)]
-        return super().run_G(z, c, sync)
-
-    def synthesize_pairs(self, *args):
-        self.syncs = [*getattr(self, "syncs", []), ("distortion", args[-1])]
-        return super().synthesize_pairs(*args)
 
 
 @pytest.fixture
@@ -104,6 +97,12 @@ def run_phase(loss, phase="Gmain", num=6, sync=True, gain=1.0):
     return {name.split("/")[-1]: collector.mean(name) for name in collector.names() if collector.num(name)}
 
 
+def pair_latents(loss):
+    """Latents of the last round whose images were compared, before and after the redraw. [n, B] each"""
+    (host_z, _, _), (redrawn, _, _) = loss.G_mapping.calls[-2:]
+    return host_z[: len(redrawn)], redrawn
+
+
 def test_in_warm_up_the_weight_grows_with_the_images_seen():
     loss = make_loss(leak=0.5, distortion_warmup=0.02)  # 20 images
     shares = []
@@ -126,8 +125,8 @@ def test_the_reported_numbers_are_the_change_outside_and_inside_the_redrawn_bloc
     loss = make_loss(leak=0.8)
     stats = run_phase(loss, num=5)
     before, after = loss.G_synthesis.images[-1].detach().chunk(2)
-    z = loss.G_mapping.calls[-1][0]
-    redrawn = (z[:5] != z[5:]).nonzero()[:, 1]
+    z, redrawn_z = pair_latents(loss)
+    redrawn = (z != redrawn_z).nonzero()[:, 1]
     change = (after - before).square().mean(dim=1)
     masks = block_mask(redrawn, GRID, RESOLUTION, RESOLUTION)
     outside = torch.stack([change[n][~masks[n]].mean() for n in range(5)])
@@ -136,21 +135,20 @@ def test_the_reported_numbers_are_the_change_outside_and_inside_the_redrawn_bloc
     assert stats["diversity"] == pytest.approx(inside.mean().item())
 
 
-def test_the_pair_holds_the_host_latents_and_a_copy_with_exactly_one_block_redrawn_and_the_same_labels():
+def test_exactly_one_block_of_the_host_latents_is_redrawn_and_the_labels_stay():
     loss = make_loss()
     run_phase(loss)
-    (host_z, host_c, _), (pair_z, pair_c, skip_w_avg_update) = loss.G_mapping.calls
-    assert torch.equal(pair_z[:6], host_z)
-    assert ((pair_z[:6] != pair_z[6:]).sum(dim=1) == 1).all()
-    assert torch.equal(pair_c, torch.cat([host_c, host_c]))
-    assert skip_w_avg_update, "the mean style would count every latent three times"
+    (host_z, host_c, _), (redrawn_z, redrawn_c, skip_w_avg_update) = loss.G_mapping.calls
+    assert ((host_z != redrawn_z).sum(dim=1) == 1).all()
+    assert torch.equal(redrawn_c, host_c)
+    assert skip_w_avg_update, "the mean style would count every latent twice"
 
 
 def test_the_block_is_drawn_uniformly_for_every_sample():
     loss = make_loss()
     run_phase(loss, num=2000)
-    z = loss.G_mapping.calls[-1][0]
-    counts = (z[:2000] != z[2000:]).sum(dim=0)
+    z, redrawn_z = pair_latents(loss)
+    counts = (z != redrawn_z).sum(dim=0)
     assert (counts - 500).abs().max() < 4 * (2000 * 0.25 * 0.75) ** 0.5  # four standard deviations
 
 
@@ -170,9 +168,9 @@ def test_gradients_flow_to_both_images():
 
 
 def test_without_a_reward_the_reported_diversity_takes_no_part_in_the_gradients():
-    loss = make_loss()
-    outside, inside = loss.change_of_redrawn_blocks(torch.randn(4, 4), torch.zeros(4, 0), sync=True)
-    assert outside.requires_grad and not inside.requires_grad
+    loss = make_loss(leak=0.0)  # where nothing changes outside, whatever happens inside
+    stats = run_phase(loss)
+    assert stats["diversity"] > 0.1 and loss.G_synthesis.images[-1].grad.count_nonzero() == 0
 
 
 def reward_gradient(loss, cap, slope=lambda share: 1):
@@ -180,8 +178,8 @@ def reward_gradient(loss, cap, slope=lambda share: 1):
 
     slope: of R below the cap, as a function of D_in / cap.
     """
-    z = loss.G_mapping.calls[-1][0]
-    step = (z[len(z) // 2:] - z[:len(z) // 2]).sum(dim=1)  # of the one block that differs
+    z, redrawn_z = pair_latents(loss)
+    step = (redrawn_z - z).sum(dim=1)  # of the one block that differs
     reach = 1 + loss.G_synthesis.leak.item() / 4
     earns = (reach * step).square() < cap
     assert earns.any() and not earns.all()
@@ -224,9 +222,9 @@ def test_of_several_grids_the_blocks_of_the_finest_are_redrawn(monkeypatch):
     monkeypatch.setattr(Synthesis, "block_grid", [[1, 1], GRID])
     loss = make_loss(leak=0.0)
     stats = run_phase(loss, num=200)
-    z = loss.G_mapping.calls[-1][0]
-    redrawn = (z[:200] != z[200:]).sum(dim=0)
-    assert z.shape == (400, 5) and redrawn[0] == 0 and redrawn[1:].min() > 20 and redrawn.sum() == 200
+    z, redrawn_z = pair_latents(loss)
+    redrawn = (z != redrawn_z).sum(dim=0)
+    assert z.shape == (200, 5) and redrawn[0] == 0 and redrawn[1:].min() > 20 and redrawn.sum() == 200
     # Only the mask of the right block leaves no change outside.
     assert stats["distortion"] == 0 and stats["diversity"] > 0.1
 
@@ -242,7 +240,6 @@ def test_sum_reduction_counts_every_outside_block():
 @pytest.mark.parametrize(("setting", "message"), [
     (dict(distortion_reduction="max"), "must be 'mean' or 'sum', got 'max'"),
     (dict(diversity_reward="root"), "must be 'linear' or 'log', got 'root'"),
-    (dict(distortion_redraws=0), "redraws must be at least 1, got 0"),
 ])
 def test_a_wrong_setting_is_refused_at_the_start(setting, message):
     with pytest.raises(ValueError, match=message):
@@ -261,9 +258,9 @@ def one_number(before, after, outside):
 def test_a_function_named_by_its_dotted_name_replaces_the_change_outside():
     loss = make_loss(leak=0.5, distortion_function=f"{__name__}.largest_outside_change")
     stats = run_phase(loss)
-    z = loss.G_mapping.calls[-1][0]
+    z, redrawn_z = pair_latents(loss)
     # Every pixel outside changes by leak times the change of the mean of all four latents.
-    expected = 0.5 * (z[6:] - z[:6]).mean(dim=1).abs().mean()
+    expected = 0.5 * (redrawn_z - z).mean(dim=1).abs().mean()
     assert stats["distortion"] == pytest.approx(expected.item(), rel=1e-5)
     # The change is proportional to the leak, which gives its derivative.
     assert loss.G_synthesis.leak.grad.item() == pytest.approx(WEIGHT * stats["distortion"] / 0.5, rel=1e-5)
@@ -318,45 +315,44 @@ def test_a_lazy_term_has_k_times_the_weight():
     assert loss.G_synthesis.leak.grad.item() == pytest.approx(4 * WEIGHT * 2 / 0.5 * stats["distortion"], rel=1e-5)
 
 
-def test_batch_shrink_uses_a_part_of_the_batch_and_at_least_one_sample():
+def test_batch_shrink_redraws_a_part_of_the_batch_and_at_least_one_sample():
     for num, shrink, expected in [(6, 2, 3), (6, 4, 1), (2, 4, 1)]:
         loss = make_loss(distortion_batch_shrink=shrink)
         run_phase(loss, num=num)
-        assert len(loss.G_synthesis.images[-1]) == 2 * expected
+        assert len(loss.G_synthesis.images[-1]) == num + expected
 
 
 def test_half_the_batch_estimates_the_term_by_default():
     loss = DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), style_mixing_prob=0)
     run_phase(loss, num=6)
-    (host_z, host_c, _), (pair_z, pair_c, _) = loss.G_mapping.calls
-    assert len(pair_z) == len(pair_c) == 2 * 3
-    assert torch.equal(pair_z[:3], host_z[:3]) and torch.equal(pair_c[:3], host_c[:3])
+    (host_z, host_c, _), (redrawn_z, redrawn_c, _) = loss.G_mapping.calls
+    assert ((host_z[:3] != redrawn_z).sum(dim=1) == 1).all() and torch.equal(redrawn_c, host_c[:3])
 
 
-def test_redraws_of_one_image_share_it_with_its_label_and_noise():
-    loss = make_loss(leak=0.0, distortion_redraws=2)
-    assert run_phase(loss, num=5)["distortion"] == 0, "neither noise nor another image differs outside the block"
-    z, c, _ = loss.G_mapping.calls[-1]
-    origin = [0, 0, 1, 1, 2]
-    assert len(z) == len(loss.G_synthesis.images[-1]) == 3 + 5
-    assert ((z[3:] != z[origin]).sum(dim=1) == 1).all() and torch.equal(c[3:], c[origin])
-    assert (z[3] != z[4]).any() and (z[5] != z[6]).any()
+def test_the_term_takes_no_pass_of_its_own_and_the_discriminator_sees_none_of_its_images():
+    seen = []
+    loss = make_loss(distortion_batch_shrink=2)
+    loss.D.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    run_phase(loss, num=6)
+    (images,), (judged,) = loss.G_synthesis.images, seen
+    assert torch.equal(judged, images[:6]) and len(images) == 6 + 3
 
 
-def test_the_gradient_of_a_shared_image_is_the_sum_over_its_pairs():
-    loss = make_loss(leak=0.5, distortion_redraws=2)
-    stats = run_phase(loss, num=4)
-    images = loss.G_synthesis.images[-1].grad
-    assert torch.allclose(images[:2], -images[2:].reshape(2, 2, *images.shape[1:]).sum(dim=1))
-    assert loss.G_synthesis.leak.grad.item() == pytest.approx(WEIGHT * 2 / 0.5 * stats["distortion"], rel=1e-5)
+def test_styles_of_all_images_but_those_that_are_compared_are_mixed(monkeypatch):
+    monkeypatch.setattr(Mapping, "forward", lambda self, z, c, skip_w_avg_update=False: z[:, None].repeat(1, 3, 1))
+    loss = make_loss(style_mixing_prob=1, distortion_batch_shrink=2)
+    z, c = torch.randn(6, 4), torch.zeros(6, 0)
+    _img, ws, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
+    mixed = (ws != z[:, None]).all(dim=2)  # [N, L]
+    assert len(redrawn_img) == 3 and not mixed[:3].any()
+    cut = int((~mixed[3]).sum())  # one for the batch
+    assert 1 <= cut < 3 and torch.equal(mixed[3:], (torch.arange(3) >= cut).expand(3, 3))
 
 
-def test_only_the_last_backward_pass_of_a_phase_synchronises():
-    loss = make_loss(cls=SyncRecorder, distortion_interval=2)
-    run_phase(loss, sync=False)
-    run_phase(loss, sync=True)
-    run_phase(loss, sync=True)  # second step: no distortion, so the host's pass is the last
-    assert loss.syncs == [("host", False), ("distortion", False), ("host", False), ("distortion", True), ("host", True)]
+def test_the_gradient_of_the_images_is_that_of_the_discriminator_and_of_the_term():
+    img, loss = torch.randn(2, 3, 4, 4, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    (AddLoss.apply(img, loss * 5) * 3).sum().backward()
+    assert torch.equal(img.grad, torch.full_like(img, 3)) and loss.grad == 5
 
 
 def test_wrapped_networks_work():
@@ -366,11 +362,11 @@ def test_wrapped_networks_work():
 
 
 def test_without_the_term_the_loss_is_stylegan2s():
-    # Same random state, same draws: the term takes its own only after the host's pass.
-    torch.manual_seed(3)
-    with_term = make_loss()
-    run_phase(with_term)
-    torch.manual_seed(3)
-    without = make_loss(distortion_weight=0)
-    run_phase(without)
-    assert torch.equal(with_term.G_synthesis.images[0], without.G_synthesis.images[0])
+    settings = dict(style_mixing_prob=0.9, pl_weight=0)
+    images = []
+    for cls, kwargs in [(DistortionLoss, dict(distortion_weight=0)), (StyleGAN2Loss, {})]:
+        loss = cls(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), **settings, **kwargs)
+        torch.manual_seed(3)
+        run_phase(loss)
+        images += loss.G_synthesis.images
+    assert torch.equal(*images)
