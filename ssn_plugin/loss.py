@@ -25,9 +25,9 @@ class DistortionLoss(StyleGAN2Loss):
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
     style mixing nor truncation. G(z) is an image of the host's own pass, which the redrawn ones join, so that the term
-    costs no more than they do; the others of that pass have mixed styles as always. The block is uniform over the finest
-    grid: coarser ones hold what blocks share, so their redraw may change everything, and the single block of a 1x1 grid
-    has no outside.
+    costs no more than they do; the others of that pass have mixed styles as always. The block is uniform over the
+    finest grid: coarser ones hold what blocks share, so their redraw may change everything, and the single block of a
+    1x1 grid has no outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
     `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
