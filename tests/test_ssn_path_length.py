@@ -86,7 +86,7 @@ class Painter(torch.nn.Module):
     """Every block's first number times `strength` over its quarter of the image, and times `leak` over the others."""
 
     block_grid = [[2, 2]]
-    noise_resolutions = []
+    noise_resolutions: list[int] = []
 
     def __init__(self, strength=1.0, leak=0.5):
         super().__init__()
