@@ -184,7 +184,10 @@ class DistortionLoss(StyleGAN2Loss):
         return img[: len(z)], ws, img[len(z) :], blocks
 
     def mix_styles_from(self, first: int, ws: torch.Tensor, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """StyleGAN2's style mixing of latents [N, L, w_dim], but for the samples before `first`."""
+        """StyleGAN2's style mixing of latents [N, L, w_dim], but for the samples before `first`.
+
+        Written here since only some hosts have it apart from a whole `run_G`. Nothing is mixed in a pass of one sample.
+        """
         num_ws = ws.shape[1]
         if first == len(ws) or num_ws < 2 or float(torch.rand([])) >= self.style_mixing_prob:
             return ws
