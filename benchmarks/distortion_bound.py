@@ -108,11 +108,20 @@ def half_change(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.square(after - before).sum(axis=1).mean() / 2)
 
 
-def parse_named(text: str, option: str) -> tuple[str, str]:
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not (name and equals and value):
-        raise ValueError(f"--{option} must be NAME=..., got {text!r}")
-    return name, value
+def parse_named(networks: Sequence[str], points: Sequence[str]) -> tuple[dict[str, str], dict[str, list[float]]]:
+    """Files of the networks, and distortion and diversity of the points, by name."""
+    named: dict[str, str] = {}
+    for option, texts in (("network", networks), ("point", points)):
+        for text in texts:
+            name, _equals, value = (part.strip() for part in text.partition("="))
+            if not (name and value):
+                raise ValueError(f"--{option} must be NAME=..., got {text!r}")
+            if name in named:
+                raise ValueError(f"--{option} must have a name of its own, got {name} twice")
+            named[name] = value
+    names = list(named)
+    return ({name: named[name] for name in names[: len(networks)]},
+            {name: parse_numbers(named[name], "point", 2) for name in names[len(networks) :]})
 
 
 def parse_numbers(text: str, option: str, count: int | None = None) -> list[float]:
@@ -194,9 +203,8 @@ def main(
     """Bound the distortion of independent blocks from below by what images have in common across blocks."""
     diversities = parse_numbers(diversity, "diversity")
     grid = parse_block_grids(blocks)[-1]
-    known = {name: parse_numbers(value, "point", 2) for name, value in (parse_named(text, "point") for text in points)}
-    generators = {name: load_generator(path, pick_device(device))
-                  for name, path in (parse_named(text, "network") for text in networks)}
+    files, known = parse_named(networks, points)
+    generators = {name: load_generator(path, pick_device(device)) for name, path in files.items()}
     for name, G in generators.items():
         own = block_grid_of(G, name)
         if own != grid:

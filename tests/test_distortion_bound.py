@@ -221,6 +221,8 @@ def test_networks_are_compared_and_drawn(folder, tmp_path):
     (["--diversity=nan"], "--diversity must be some numbers from 0 with commas between, got 'nan'"),
     (["--point=a=1"], "--point must be 2 numbers from 0 with commas between, got '1'"),
     (["--point=a"], "--point must be NAME=..., got 'a'"),
+    (["--network=={folder}/ssn.pkl"], "--network must be NAME=..., got '={folder}/ssn.pkl'"),
+    (["--network=a={folder}/ssn.pkl", "--point=a=1,1"], "--point must have a name of its own, got a twice"),
     (["--blocks=4"], "--blocks must be rows x columns such as 4x4, got 4"),
     (["--blocks=1x1"], "distortion needs at least 2 blocks, got a grid of 1x1"),
     (["--network=a={folder}/ssn.pkl"], "--blocks must be the 2x2 of a, got 4x4"),
@@ -230,5 +232,5 @@ def test_networks_are_compared_and_drawn(folder, tmp_path):
 def test_wrong_options_are_refused_and_nothing_is_written(folder, tmp_path, options, message):
     options = [option.format(folder=folder) for option in options]
     result = run(folder, *options, f"--outdir={tmp_path / 'out'}", "--device=cpu")
-    assert (result.exit_code, result.stderr) == (2, f"Error: {message}\n")
+    assert (result.exit_code, result.stderr) == (2, f"Error: {message.format(folder=folder)}\n")
     assert not (tmp_path / "out").exists()
