@@ -17,7 +17,8 @@ V and the distortion D, so by Minkowski's inequality, with all of T, V, D per va
 
 where m_i is the share of the image that block i owns. A network that draws images of variance T has at least the
 distortion at which both sides are equal. Nothing is assumed of G but that its blocks are independent and that nothing
-else moves the components. A global code does. So might noise maps, which are not redrawn either.
+else moves the components. A global code does, and so does the class of a conditional network; noise maps, which are
+not redrawn either, might.
 
 Letters: N images, C channels, H W pixels, B = R*S blocks, Y X rows and columns of cells, K components.
 """
