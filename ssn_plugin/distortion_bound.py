@@ -46,7 +46,13 @@ class Components(NamedTuple):
     cell_sizes: np.ndarray  # [Y, X] in pixels
 
     def project(self, img: torch.Tensor) -> torch.Tensor:
-        """Components of images [N, C, H, W], scaled so that their mean squares are per value. [N, K]"""
+        """Components of images [N, C, H, W], scaled so that their mean squares are per value. [N, K]
+
+        Raises ValueError for images of another size than those that the components come from.
+        """
+        values = self.directions.shape[1] * int(self.cell_sizes.sum())
+        if img[0].numel() != values:
+            raise ValueError(f"images must have {values} values as those of the components, got {[*img.shape[1:]]}")
         rows = torch.from_numpy(self.directions).flatten(1).to(img)
         return weighted_cells(img, self.cell_sizes) @ rows.T / img[0].numel() ** 0.5
 
@@ -111,8 +117,13 @@ def distortion_bound(components: Components, block_grid: Sequence[int]) -> Disto
 
 
 def cell_sizes(block_grid: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Pixels in each of the cells that images of this size are averaged over. [Y, X]"""
+    """Pixels in each of the cells that images of this size are averaged over. [Y, X]
+
+    Raises ValueError for a grid that is finer than the image.
+    """
     rows, cols = block_grid
+    if not (1 <= rows <= height and 1 <= cols <= width):
+        raise ValueError(f"a block grid must have 1 to {height} rows and 1 to {width} columns, got {rows}x{cols}")
     per_block = max(1, min(CELLS_PER_SIDE // max(rows, cols), height // rows, width // cols))
     counts = [np.bincount(np.arange(pixels) * cells * per_block // pixels)
               for cells, pixels in ((rows, height), (cols, width))]

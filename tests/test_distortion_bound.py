@@ -129,6 +129,13 @@ def test_components_of_fewer_than_two_images_are_refused(images):
         principal_components(images, (4, 4))
 
 
+@pytest.mark.parametrize("shape", [[3, 16, 16], [1, 8, 8]])
+def test_images_of_another_size_or_number_of_channels_have_no_projection(shape):
+    components = principal_components([torch.randn([4, 3, 8, 8])], (2, 2))
+    with pytest.raises(ValueError, match=r"images must have 192 values as those of the components, got \[\d"):
+        components.project(torch.zeros([2, *shape]))
+
+
 def test_a_single_block_has_no_bound():
     with pytest.raises(ValueError, match="distortion needs at least 2 blocks, got a grid of 1x1"):
         bound_of(torch.randn([4, 3, 8, 8]), (1, 1))
@@ -224,6 +231,8 @@ def test_networks_are_compared_and_drawn(folder, tmp_path):
     (["--network=={folder}/ssn.pkl"], "--network must be NAME=..., got '={folder}/ssn.pkl'"),
     (["--network=a={folder}/ssn.pkl", "--point=a=1,1"], "--point must have a name of its own, got a twice"),
     (["--blocks=4"], "--blocks must be rows x columns such as 4x4, got 4"),
+    (["--blocks=4x32"], "a block grid must have 1 to 16 rows and 1 to 16 columns, got 4x32"),
+    (["--blocks=0x4"], "a block grid must have 1 to 16 rows and 1 to 16 columns, got 0x4"),
     (["--blocks=1x1"], "distortion needs at least 2 blocks, got a grid of 1x1"),
     (["--network=a={folder}/ssn.pkl"], "--blocks must be the 2x2 of a, got 4x4"),
     (["--network=a={folder}/stylegan2.pkl"],
