@@ -83,6 +83,11 @@ class CommaSeparated(click.ParamType):
     help="Images of a step that pass a GPU at once. The same --batch and --batch-gpu give the same result on any "
          "number of GPUs  [default: from cfg, or --batch by --gpus]",
 )
+@click.option(
+    "--ema-kimg", type=float, metavar="KIMG",
+    help="Half-life of the moving average of the generator, in thousands of images; a larger --batch needs a longer "
+         "one  [default: from cfg]",
+)
 # Augmentation of the discriminator's images.
 @click.option("--aug", type=click.Choice(config.AUGMENTATIONS), help="Augmentation strength  [default: ada]")
 @click.option("--p", type=float, metavar="FLOAT", help="Augmentation probability, with --aug=fixed")
@@ -104,6 +109,10 @@ class CommaSeparated(click.ParamType):
 @click.option("--nhwc", type=bool, metavar="BOOL", help="Channels-last memory for half precision  [default: no]")
 @click.option("--nobench", type=bool, metavar="BOOL", help="Switch cuDNN's benchmarking off  [default: no]")
 @click.option("--allow-tf32", type=bool, metavar="BOOL", help="Let matrix products use TF32  [default: no]")
+@click.option(
+    "--cuda-graphs", type=bool, metavar="BOOL",
+    help="Launch the operations of a phase together, which small networks gain by on a GPU  [default: no]",
+)
 @click.option("--workers", type=int, metavar="INT", help="Data loader processes  [default: 3]")
 def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None:
     """Train a GAN on a folder or zip of images, all of one size.

@@ -36,6 +36,7 @@ from training import networks  # noqa: E402
 from training.cli import Command  # noqa: E402
 from training.config import auto_spec  # noqa: E402
 from training.construction import configure_torch  # noqa: E402
+from training.cuda_graphs import GraphedLoss  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
 from training.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
 
@@ -168,9 +169,11 @@ def benchmark_forward(resolution: int, batch: int, repeats: int, device: torch.d
 # Training steps
 
 
-def training_step(name: str, resolution: int, batch: int, device: torch.device) -> Callable[[], None]:
-    """A function that takes the next step of a training, with the channels of --cfg=ssn on a CPU."""
-    width = dict(channel_base=32 * resolution, channel_max=64)
+def training_step(
+    name: str, resolution: int, batch: int, device: torch.device, cuda_graphs: bool = False, **synthesis_kwargs: Any
+) -> Callable[[], None]:
+    """A function that takes the next step of a training, with the channels of --cfg=ssn on a CPU, or others."""
+    width = dict(channel_base=32 * resolution, channel_max=64) | synthesis_kwargs
     configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)
     if name == "StyleGAN2":
         G: Any = networks.Generator(64, 0, 64, resolution, 3, synthesis_kwargs=width)
@@ -185,7 +188,9 @@ def training_step(name: str, resolution: int, batch: int, device: torch.device) 
     )
     adam = dict(class_name="torch.optim.Adam", lr=0.0025, betas=[0, 0.99], eps=1e-8)
     phases = make_phases(G, D, adam, adam, G_reg_interval=4, D_reg_interval=16, device=device)
-    state = TrainingState(G, D, copy.deepcopy(G).eval(), None, loss, phases, None)
+    loss.draws_on_device = cuda_graphs
+    graphs = GraphedLoss(loss, [G, D]) if cuda_graphs else None
+    state = TrainingState(G, D, copy.deepcopy(G).eval(), None, loss, phases, None, graphs)
     data: Any = RandomData(batch, resolution, device)
     return functools.partial(train_step, state, data, StepOptions(batch_size=batch, batch_gpu=batch))
 

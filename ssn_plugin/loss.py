@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class DistortionLoss(StyleGAN2Loss):
     With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
     weight outside them than inside, see `ssn_plugin.path_length`.
     """
+
+    draws_on_device = False  # as in `training.loss.Loss`, which not every host has
 
     def __init__(
         self,
@@ -112,8 +114,18 @@ class DistortionLoss(StyleGAN2Loss):
         super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_lengths, gain)
         if with_lengths:
             self.block_path_length(gen_z, gen_c, sync).mean().mul(gain).backward()
-        if is_main:
-            self.main_images += len(gen_z) * num_processes()
+        self.count_part(phase, len(gen_z), sync)
+
+    def graph_key(self, phase: str) -> Hashable | None:
+        """Whether the term is due; no key while lambda grows, nor where path lengths choose among grids."""
+        if phase in ("Gmain", "Gboth") and self.main_images < self.distortion_warmup * 1000:
+            return None
+        return None if self.block_pl_weight != 0 else (phase in ("Gmain", "Gboth") and self.pairs_due(),)
+
+    def count_part(self, phase: str, num_images: int, sync: bool) -> None:
+        """Count the images and steps of the generator's main phase."""
+        if phase in ("Gmain", "Gboth"):
+            self.main_images += num_images * num_processes()
             self.main_steps += sync  # after the last accumulation round an optimiser step follows
 
     def run_G(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,11 +201,18 @@ class DistortionLoss(StyleGAN2Loss):
         Written here since only some hosts have it apart from a whole `run_G`. Nothing is mixed in a pass of one sample.
         """
         num_ws = ws.shape[1]
-        if first == len(ws) or num_ws < 2 or float(torch.rand([])) >= self.style_mixing_prob:
+        if first == len(ws) or num_ws < 2:
             return ws
-        cut = int(torch.randint(1, num_ws, []))  # both drawn on the CPU: no step has to wait for a GPU
+        if self.draws_on_device:
+            start = torch.randint(1, num_ws, [], device=ws.device)
+            is_due = torch.rand([], device=ws.device) < self.style_mixing_prob
+            is_mixed = (torch.arange(num_ws, device=ws.device) >= start) & is_due                            # [L]
+        elif float(torch.rand([])) >= self.style_mixing_prob:  # on the CPU: no step has to wait for a GPU
+            return ws
+        else:
+            is_mixed = torch.arange(num_ws, device=ws.device) >= int(torch.randint(1, num_ws, []))
         other = self.G_mapping(torch.randn_like(z[first:]), c[first:], skip_w_avg_update=True)
-        mixed = torch.cat([ws[first:, :cut], other[:, cut:]], dim=1)
+        mixed = torch.where(is_mixed[:, None], other, ws[first:])
         return torch.cat([ws[:first], mixed])
 
 

@@ -52,6 +52,7 @@ def refusal(**options) -> str:
     (dict(seed=-1), "--seed must be between 0 and 4294967295, got -1"),
     (dict(seed=2**31, gpus=2), "--seed must be between 0 and 2147483647, got 2147483648"),
     (dict(tick=0.0), "--tick must be more than 0, got 0.0"),
+    (dict(ema_kimg=-1.0), "--ema-kimg must be at least 0, got -1.0"),
     (dict(gamma=-1.0), "--gamma must be at least 0, got -1.0"),
     (dict(gamma=float("nan")), "--gamma must be at least 0, got nan"),
     (dict(kimg=0), "--kimg must be at least 1, got 0"),
@@ -174,6 +175,16 @@ def test_the_cpu_counts_as_one_process_and_is_named_only_when_asked_for(data):
 def test_a_tick_length_appears_only_when_given(data):
     assert setup_training_loop_kwargs(data=data, tick=0.5)[1].kimg_per_tick == 0.5
     assert "kimg_per_tick" not in setup_training_loop_kwargs(data=data)[1]
+
+
+def test_the_half_life_of_the_moving_average_can_be_chosen(data):
+    desc, args = setup_training_loop_kwargs(data=data, batch=64, ema_kimg=20.0)
+    assert (args.ema_kimg, args.ema_rampup, desc) == (20, 0.05, "photos-auto1-batch64-ema20")
+
+
+def test_graphs_appear_only_when_asked_for(data):
+    assert setup_training_loop_kwargs(data=data, cuda_graphs=True)[1].cuda_graphs is True
+    assert "cuda_graphs" not in setup_training_loop_kwargs(data=data, cuda_graphs=False)[1]
 
 
 def test_max_size_counts_images_before_mirroring(data):

@@ -17,7 +17,9 @@ import torch
 
 from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
+from torch_utils import training_stats
 from training import networks
+from training.cuda_graphs import GraphedLoss
 from training.loss import StyleGAN2Loss
 from training.network_files import load_networks
 
@@ -144,3 +146,75 @@ def test_gradients_equal_those_of_the_processor(kind, phase, num_fp16_res, toler
     expected = gradients(copy.deepcopy(loss), phase, "cpu")
     actual = gradients(loss, phase, "cuda")
     assert (actual - expected).norm() / expected.norm() < tolerance
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "ssn"])
+@pytest.mark.parametrize("num_fp16_res", [0, 4])
+def test_a_graph_repeats_a_phase(kind, num_fp16_res, monkeypatch):
+    """Six steps of every phase, all but the first from graphs: gradients and running means, with the same draws."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    loss = make_loss(kind, num_fp16_res)
+    loss.draws_on_device, loss.style_mixing_prob = True, 0.9
+    if kind == "ssn":
+        loss.distortion_weight, loss.distortion_interval = 100, 2
+    twin = copy.deepcopy(loss)
+    graphs = GraphedLoss(twin, list(twin.modules.children()))
+    for moved in (loss, twin):
+        moved.modules.to("cuda")
+        moved.pl_mean = moved.pl_mean.to("cuda")
+    for step in range(6):
+        for phase in ("Gmain", "Greg", "Dmain", "Dreg"):
+            expected: list[torch.Tensor] = []
+            actual: list[torch.Tensor] = []
+            for owner, runner, seen in ((loss, loss, expected), (twin, graphs, actual)):
+                for module in owner.modules.values():
+                    module.zero_grad()
+                    module.requires_grad_(False)
+                module = owner.modules[phase[0]].requires_grad_(True)
+                torch.manual_seed(step)
+                real = torch.rand([BATCH, 3, RESOLUTION, RESOLUTION], device="cuda") * 2 - 1
+                z = torch.randn([BATCH, owner.modules["G"].z_dim], device="cuda")
+                c = torch.zeros([BATCH, 0], device="cuda")
+                runner.accumulate_gradients(phase, real, c, z, c, sync=True, gain=1)
+                seen += [param.grad for param in module.parameters() if param.grad is not None]
+                seen += [owner.pl_mean, owner.modules["G"].mapping.w_avg]
+            one, other = (torch.cat([x.detach().flatten().double() for x in seen]) for seen in (expected, actual))
+            assert (one - other).norm() / one.norm() < (1e-2 if num_fp16_res else 1e-4), (step, phase)
+    assert len(graphs.recordings) == (4 if kind == "stylegan2" else 5)  # with pairs and without
+
+
+def test_a_graph_adds_to_gradients_and_statistics():
+    """Two parts of a batch, the second from a graph, the third and the fourth too, with statistics emptied between."""
+    loss = make_loss("stylegan2", 0)
+    loss.draws_on_device = True
+    graphs = GraphedLoss(loss, list(loss.modules.children()))
+    loss.modules.to("cuda").requires_grad_(False)
+    loss.pl_mean = loss.pl_mean.to("cuda")
+    D = loss.modules["D"].requires_grad_(True)
+    sizes = [3, RESOLUTION, RESOLUTION], [loss.modules["G"].z_dim], [0]
+    real, z, c = (torch.randn([BATCH, *size], device="cuda") for size in sizes)
+    collector = training_stats.Collector(regex="Loss/scores/real")
+    totals = []
+    for _ in range(2):
+        D.zero_grad()
+        for sync in (False, True):
+            torch.manual_seed(0)
+            graphs.accumulate_gradients("Dmain", real, c, z, c, sync=sync, gain=1)
+        totals.append([param.grad.clone() for param in D.parameters()])
+        collector.update()
+        assert collector.num("Loss/scores/real") == 2 * BATCH
+    assert len(graphs.recordings) == 1
+    for first, second in zip(*totals):
+        torch.testing.assert_close(first, second)
+
+
+def test_training_with_graphs_and_augmentation_stays_finite(run_dir, tmp_path):
+    data = run_dir.parent.parent / "castles.zip"
+    run("train.py", f"--outdir={tmp_path}", f"--data={data}", "--cfg=ssn-plus", "--kimg=1", "--tick=0.25", "--snap=2",
+        "--batch=16", "--batch-gpu=8", "--channels=8", "--metrics=none", "--cuda-graphs=1")
+    (path,) = tmp_path.iterdir()
+    ticks = [json.loads(line) for line in (path / "stats.jsonl").read_text().splitlines()]
+    for name in ("Loss/G/loss", "Loss/D/loss", "Loss/pl_penalty", "Loss/r1_penalty", "Loss/ssn/distortion"):
+        assert all(np.isfinite(tick[name]["mean"]) for tick in ticks), name
+    for name in ("Loss/G/loss", "Loss/D/loss"):
+        assert sum(tick[name]["num"] for tick in ticks) == 63 * 16, name

@@ -48,8 +48,8 @@ RUNS = {
         "--outdir=runs --data=labelled.zip --cfg=ssn --dry-run --gpus=0 --snap=1 --tick=1 --metrics=none --keep=2 "
         "--seed=1 --keep-best=rfid2_full --log=wandb --cond=1 --subset=3 --mirror=1 --gamma=1 --kimg=1 --batch=4 "
         "--batch-gpu=2 --aug=fixed --p=0.2 --augpipe=bg --freezed=1 --fp32=1 --nhwc=1 --nobench=1 --allow-tf32=1 "
-        "--workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 --lambda-warmup=1 "
-        "--diversity=0.1 --diversity-cap=0.2 --diversity-reward=log --distortion-interval=2 "
+        "--cuda-graphs=1 --ema-kimg=5 --workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 "
+        "--lambda-warmup=1 --diversity=0.1 --diversity-cap=0.2 --diversity-reward=log --distortion-interval=2 "
         "--distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
         "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "

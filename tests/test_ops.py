@@ -17,8 +17,9 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 def check_both_orders(fn, device, *inputs):
     inputs = [x.to(device).requires_grad_() for x in inputs]
-    assert gradcheck(fn, inputs)
-    assert gradgradcheck(fn, inputs)
+    # On a GPU the order in which a sum is taken may change from call to call.
+    assert gradcheck(fn, inputs, nondet_tol=1e-10)
+    assert gradgradcheck(fn, inputs, nondet_tol=1e-10)
 
 
 @pytest.fixture(params=[False, True], ids=["torch", "own"])

@@ -156,7 +156,8 @@ def synchronise() -> None:
         zero_here = zero.to(source)
         deltas += torch.stack([counters.get(source, zero_here) for counters in _counters.values()]).to(device)
     for counters in _counters.values():
-        counters.clear()
+        for counter in counters.values():
+            counter.zero_()  # in place: a CUDA graph goes on adding to this memory
     if _sync_device is not None:
         torch.distributed.all_reduce(deltas)
     for name, moments in zip(_counters, deltas.cpu()):

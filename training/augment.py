@@ -254,8 +254,8 @@ def _warp(
     # Sample 2i of the output at twice the resolution lies on pixel i - reach, and sample 2i of the input on pixel i.
     x = torch.arange(2 * (width + 2 * reach), device=images.device) / 2 - reach - (width - 1) / 2
     y = torch.arange(2 * (height + 2 * reach), device=images.device) / 2 - reach - (height - 1) / 2
-    centre = torch.tensor([left + (width - 1) / 2, top + (height - 1) / 2], device=images.device)
-    size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
+    centre = _pair(left + (width - 1) / 2, top + (height - 1) / 2, images.device)
+    size = _pair(images.shape[3], images.shape[2], images.device)
     along_x = x[:, None] * linear[:, None, :, 0]                                                # [N, w, 2]
     along_y = y[:, None] * linear[:, None, :, 1] + (offset + centre)[:, None]                   # [N, h, 2]
     scale, shift = 4 / size, 1 / size - 1           # input pixel -> -1..1 from edge to edge, as grid_sample wants it
@@ -264,11 +264,19 @@ def _warp(
     return upfirdn2d.downsample2d(x=images, f=f, down=2, padding=-2 * reach, flip_filter=True)
 
 
+def _pair(x: float, y: float, device: torch.device) -> torch.Tensor:
+    """(x, y) as float32, written by the device itself, which need not wait for the host. [2]"""
+    return torch.stack([torch.full([], float(value), device=device) for value in (x, y)])
+
+
 def _margins(linear: torch.Tensor, offset: torch.Tensor, width: int, height: int, extra: int) -> list[int]:
     """Pixels to add to every image of the batch so that each transformed one is covered: left, right, top, bottom.
 
-    At most one reflection: each margin stays below the image side.
+    At most one reflection: each margin stays below the image side. While a CUDA graph is recorded, which cannot depend
+    on the transforms, all margins are the largest.
     """
+    if linear.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return [width - 1] * 2 + [height - 1] * 2
     half = misc.constant([(width - 1) / 2, (height - 1) / 2], device=linear.device)
     corners = half * misc.constant([[-1, -1], [1, -1], [-1, 1], [1, 1]], device=linear.device)  # [4, 2]
     positions = (corners @ linear.transpose(1, 2) + offset[:, None]).flatten(0, 1)              # [N * 4, 2]

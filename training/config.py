@@ -195,6 +195,7 @@ class TrainOptions:
     gamma: float | None = None
     kimg: int | None = None
     batch: int | None = None
+    ema_kimg: float | None = None
     aug: str | None = None
     p: float | None = None
     target: float | None = None
@@ -206,6 +207,7 @@ class TrainOptions:
     nhwc: bool | None = None
     nobench: bool | None = None
     allow_tf32: bool | None = None
+    cuda_graphs: bool | None = None
     workers: int | None = None
     batch_gpu: int | None = None
     keep: int | None = None
@@ -246,6 +248,8 @@ class TrainOptions:
             _require(value is None or value >= least, _flag(option), f"must be at least {least}", value)
         if self.tick is not None:
             _require(0 < self.tick < math.inf, "tick", "must be more than 0", self.tick)
+        if self.ema_kimg is not None:
+            _require(0 <= self.ema_kimg < math.inf, "ema-kimg", "must be at least 0", self.ema_kimg)
         if self.gamma is not None:
             _require(0 <= self.gamma < math.inf, "gamma", "must be at least 0", self.gamma)
         if self.batch is not None:
@@ -454,6 +458,9 @@ def _override_schedule(args: EasyDict, opts: TrainOptions) -> list[str]:
     if opts.batch_gpu is not None:
         args.batch_gpu = opts.batch_gpu
         parts.append(f"batchgpu{opts.batch_gpu}")
+    if opts.ema_kimg is not None:
+        args.ema_kimg = opts.ema_kimg
+        parts.append(f"ema{opts.ema_kimg:g}")
     share, group = args.batch_gpu, args.D_kwargs.epilogue_kwargs.mbstd_group_size
     rule = f"must give every GPU at most {group} images or a multiple of {group} (minibatch standard deviation)"
     _require(share % min(group, share) == 0, "batch", rule, f"{share} per GPU")
@@ -503,6 +510,8 @@ def _set_performance(args: EasyDict, opts: TrainOptions) -> None:
         args.cudnn_benchmark = False
     if opts.allow_tf32:
         args.allow_tf32 = True
+    if opts.cuda_graphs:
+        args.cuda_graphs = True
 
 
 # Options that may change while a run is under way, and the arguments of the training loop that they decide; nothing of

@@ -14,6 +14,7 @@ import torch
 import dnnlib
 from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
+from training.cuda_graphs import GraphedLoss
 from training.dataset import Dataset
 from training.plugins import import_plugins
 from training.step import AdaController, TrainingState, make_phases
@@ -111,6 +112,7 @@ def make_state(
     ada_kimg: float = 500,
     G_reg_interval: int | None = 4,
     D_reg_interval: int | None = 16,
+    cuda_graphs: bool = False,
 ) -> TrainingState:
     """Networks, loss, optimizers and augmentation before the first step; the arguments are those of `training_loop`."""
     G, D, G_ema = build_networks(training_set, G_kwargs, D_kwargs, device)
@@ -121,7 +123,9 @@ def make_state(
     loss = dnnlib.util.construct_class_by_name(
         device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe, **loss_kwargs)
     phases = make_phases(G, D, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device)
-    return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada)
+    loss.draws_on_device = cuda_graphs  # on the CPU as well: a run that carries on there draws in the same way
+    graphs = GraphedLoss(loss, [G, D]) if cuda_graphs and device.type == "cuda" else None
+    return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada, graphs)
 
 
 @torch.no_grad()

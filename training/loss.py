@@ -6,6 +6,7 @@ Letters in shapes: N batch, L synthesis layers (`num_ws`), C channels, H W pixel
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Hashable
 
 import torch
 from torch.nn.functional import softplus
@@ -16,6 +17,9 @@ from torch_utils.ops import conv2d_gradfix
 
 class Loss:
     """What the training loop asks of a loss."""
+
+    # Draw on the device what others draw in Python, so that all steps take the same operations, as CUDA graphs need it?
+    draws_on_device = False
 
     def accumulate_gradients(
         self,
@@ -29,6 +33,16 @@ class Loss:
     ) -> None:
         """Add the gradients of one phase to the `.grad` of the module that the phase trains."""
         raise NotImplementedError
+
+    def graph_key(self, phase: str) -> Hashable | None:
+        """What besides shapes decides on the operations of the next part of this phase, with `draws_on_device` set.
+
+        Parts with equal keys must take the same ones. None: never repeat them from a CUDA graph.
+        """
+        return None
+
+    def count_part(self, phase: str, num_images: int, sync: bool) -> None:
+        """Do what Python does in `accumulate_gradients`, for a part whose operations a CUDA graph repeats."""
 
 
 class StyleGAN2Loss(Loss):
@@ -86,12 +100,19 @@ class StyleGAN2Loss(Loss):
         num_ws = ws.shape[1]
         if num_ws < 2:
             return ws
+        if self.draws_on_device:
+            is_mixed = random_tail(num_ws, self.style_mixing_prob, ws.device)
+            return torch.where(is_mixed[:, None], self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True), ws)
         # Both numbers are drawn on the CPU: reading them from a GPU would make every step wait for it.
         cut = int(torch.randint(1, num_ws, []))
         if float(torch.rand([])) >= self.style_mixing_prob:
             return ws
         other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
         return torch.cat([ws[:, :cut], other[:, cut:]], dim=1)
+
+    def graph_key(self, phase: str) -> Hashable | None:
+        """A subclass that decides more in Python from step to step has to say so here."""
+        return ()
 
     def accumulate_gradients(
         self,
@@ -182,6 +203,12 @@ class StyleGAN2Loss(Loss):
             training_stats.report("Loss/D/reg", reg_loss)
             loss = loss + reg_loss[:, None]
         return loss
+
+
+def random_tail(num_ws: int, prob: float, device: torch.device) -> torch.Tensor:
+    """True from a random layer on, but never for the first; with another probability than `prob` for none. [L] bool"""
+    start = torch.randint(1, num_ws, [], device=device)
+    return (torch.arange(num_ws, device=device) >= start) & (torch.rand([], device=device) < prob)
 
 
 def path_lengths(img: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import dnnlib
 from torch_utils import misc, training_stats
 from training.batches import TrainingData
+from training.cuda_graphs import GraphedLoss
 from training.loss import Loss
 
 MOST_SKIPPED_STEPS = 20  # in a row, after which a run ends: its networks will not recover
@@ -145,6 +146,7 @@ class TrainingState:
     loss: Loss                 # may hold running means
     phases: list[Phase]        # with the optimizers
     ada: AdaController | None
+    graphs: GraphedLoss | None = None  # the loss, run as CUDA graphs
     cur_nimg: int = 0          # real images seen, all processes together
     batch_idx: int = 0         # steps taken
     skipped_steps: int = 0     # those of them that had a phase without an optimizer step
@@ -205,13 +207,14 @@ def run_phase(
 ) -> bool:
     """Accumulate the gradients of one phase and take an optimizer step. False, and no step, if they are not finite."""
     phase = state.phases[number]
+    loss = state.loss if state.graphs is None else state.graphs
     means = SharedMeans(state.running_means())
     with phase.timer:
         phase.opt.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
         for i in range(options.num_rounds):
             seed_draws(options.random_seed, state.cur_nimg, number + 1, options.rank + i * options.num_gpus)
-            state.loss.accumulate_gradients(
+            loss.accumulate_gradients(
                 phase=phase.name, real_img=real_img[i :: options.num_rounds], real_c=real_c[i :: options.num_rounds],
                 gen_z=torch.randn([options.batch_gpu, state.G.z_dim], device=real_img.device),
                 gen_c=data.random_labels(options.batch_gpu), sync=(i == options.num_rounds - 1), gain=phase.interval,
@@ -265,8 +268,14 @@ def average_parts(sums: Sequence[torch.Tensor], num_gpus: int = 1, num_rounds: i
     if num_gpus * num_rounds > 1:
         for total in sums:
             total.div_(num_gpus * num_rounds)
-    # Their sum is finite only if all are. One that overflows, of numbers near 1e38, is no gradient to take either.
-    return bool(torch.stack([total.sum() for total in sums]).isfinite().all())
+    return are_finite(sums)
+
+
+def are_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Are all numbers finite? A sum that overflows, of numbers near 1e38, is no gradient to take either."""
+    if tensors[0].device.type == "cuda":  # a GPU copies all of them faster than it launches an operation for each
+        return bool(torch.cat([tensor.flatten() for tensor in tensors]).isfinite().all())
+    return bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all())
 
 
 def sum_over_processes(tensors: Sequence[torch.Tensor]) -> None:

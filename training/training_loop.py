@@ -76,6 +76,7 @@ def training_loop(
     resume_run: bool = False,                        # carry on from the newest state in run_dir, if there is one
     keep: int | None = None,                         # newest network snapshots to keep; None: all
     keep_best: str | None = None,                    # metric whose best snapshot is kept, too
+    cuda_graphs: bool = False,                       # record the operations of a phase and launch them together
     trackers: Sequence[str] = (),                    # of `training.trackers`, beside TensorBoard
 ) -> bool:
     """Train a generator and a discriminator; write snapshots and statistics to `run_dir`.
@@ -94,7 +95,7 @@ def training_loop(
     training_set = construction.load_training_set(training_set_kwargs, verbose=(rank == 0))
     state = construction.make_state(
         training_set, device, G_kwargs, D_kwargs, G_opt_kwargs, D_opt_kwargs, loss_kwargs, batch_size, augment_kwargs,
-        augment_p, ada_target, ada_interval, ada_kimg, G_reg_interval, D_reg_interval)
+        augment_p, ada_target, ada_interval, ada_kimg, G_reg_interval, D_reg_interval, cuda_graphs)
     if saved is not None:
         run_state.restore(saved, state)
     else:
