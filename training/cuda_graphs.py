@@ -13,7 +13,6 @@ import torch
 
 from training.loss import Loss
 
-
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # real_img, real_c, gen_z, gen_c
 
 
