@@ -171,7 +171,7 @@ def benchmark_forward(resolution: int, batch: int, repeats: int, device: torch.d
 
 def training_step(
     name: str, resolution: int, batch: int, device: torch.device, cuda_graphs: bool = False, **synthesis_kwargs: Any
-) -> Callable[[], None]:
+) -> functools.partial[None]:
     """A function that takes the next step of a training, with the channels of --cfg=ssn on a CPU, or others."""
     width = dict(channel_base=32 * resolution, channel_max=64) | synthesis_kwargs
     configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)

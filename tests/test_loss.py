@@ -245,6 +245,30 @@ def test_style_mixing_happens_with_its_probability():
     assert abs(mixed - 0.3) < 0.06  # four standard deviations
 
 
+def test_styles_mixed_on_the_device_are_replaced_from_a_random_layer_on_with_their_probability():
+    loss = toy_loss(style_mixing_prob=0.75)
+    loss.draws_on_device = True
+    z, counts = inputs()["gen_z"], torch.zeros(L + 1)
+    for _ in range(2000):
+        _img, ws = loss.run_G(z, None, sync=True)
+        kept = (ws == (loss.G_mapping.scale * z)[:, None]).all(dim=2)  # [N, L]
+        num_kept = int(kept[0].sum())
+        assert (kept == (torch.arange(L) < num_kept)).all()
+        counts[num_kept] += 1
+    expected = torch.tensor([0, 0.25, 0.25, 0.25, 0.25])  # a cut before layer 1, 2 or 3, or none
+    assert (counts / 2000 - expected).abs().max() < 0.04  # four standard deviations
+
+
+def test_with_draws_on_the_device_every_pass_takes_the_same_operations():
+    loss = toy_loss(style_mixing_prob=0.3)
+    loss.draws_on_device = True
+    for _ in range(20):
+        loss.run_G(inputs()["gen_z"], None, sync=True)
+    assert loss.G_mapping.calls == [False, True] * 20
+    assert loss.graph_key("Gmain") == loss.graph_key("Gmain") is not None
+    assert loss_module.Loss().graph_key("Gmain") is None
+
+
 def test_a_generator_with_a_single_layer_has_nothing_to_mix():
     loss = toy_loss(style_mixing_prob=1)
     ws = torch.randn([N, 1, Z])

@@ -338,15 +338,43 @@ def test_the_term_takes_no_pass_of_its_own_and_the_discriminator_sees_none_of_it
     assert torch.equal(judged, images[:6]) and len(images) == 6 + 3
 
 
-def test_styles_of_all_images_but_those_that_are_compared_are_mixed(monkeypatch):
+@pytest.mark.parametrize("draws_on_device", [False, True])
+def test_styles_of_all_images_but_those_that_are_compared_are_mixed(draws_on_device, monkeypatch):
     monkeypatch.setattr(Mapping, "forward", lambda self, z, c, skip_w_avg_update=False: z[:, None].repeat(1, 3, 1))
     loss = make_loss(style_mixing_prob=1, distortion_batch_shrink=2)
+    loss.draws_on_device = draws_on_device
     z, c = torch.randn(6, 4), torch.zeros(6, 0)
     _img, ws, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
     mixed = (ws != z[:, None]).all(dim=2)  # [N, L]
     assert len(redrawn_img) == 3 and not mixed[:3].any()
     cut = int((~mixed[3]).sum())  # one for the batch
     assert 1 <= cut < 3 and torch.equal(mixed[3:], (torch.arange(3) >= cut).expand(3, 3))
+
+
+def test_parts_have_one_key_for_graphs_if_they_take_the_same_operations():
+    loss = make_loss(distortion_interval=2)
+    keys = []
+    for sync in (False, True, False, True, True):  # two accumulation rounds, twice, then one
+        keys.append(loss.graph_key("Gmain"))
+        run_phase(loss, sync=sync)
+    assert keys[0] == keys[1] == keys[4] != keys[2] == keys[3]
+    assert loss.graph_key("Dmain") == loss.graph_key("Greg") is not None
+
+
+def test_no_graph_repeats_a_weight_that_grows_or_a_choice_among_grids():
+    growing = make_loss(distortion_warmup=0.01)
+    assert growing.graph_key("Gmain") is None and growing.graph_key("Dmain") is not None
+    run_phase(growing, num=10)
+    assert growing.graph_key("Gmain") is not None
+    assert make_loss(pl_weight=2, pl_outside_weight=4).graph_key("Greg") is None
+
+
+def test_a_part_that_a_graph_repeats_counts_like_any_other():
+    ran, repeated = make_loss(), make_loss()
+    for phase, num, sync in [("Gmain", 5, False), ("Greg", 5, True), ("Gboth", 3, True), ("Dmain", 4, True)]:
+        run_phase(ran, phase, num, sync)
+        repeated.count_part(phase, num, sync)
+    assert (ran.main_images, ran.main_steps) == (repeated.main_images, repeated.main_steps) == (8, 1)
 
 
 def test_the_gradient_of_the_images_is_that_of_the_discriminator_and_of_the_term():

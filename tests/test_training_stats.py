@@ -42,6 +42,17 @@ def test_report_returns_what_it_was_given(value):
     assert training_stats.report0("a", value) is value
 
 
+def test_a_counter_keeps_its_memory_when_it_is_emptied():
+    training_stats.report("a", torch.ones(3))
+    (counter,) = training_stats._counters["a"].values()
+    collector = training_stats.Collector()
+    counter.add_(torch.tensor([2.0, 8.0, 32.0]))  # as a CUDA graph does that was recorded earlier
+    collector.update()
+    assert (collector.num("a"), collector.mean("a")) == (2, 4)
+    collector.update()
+    assert collector.num("a") == 2 and not counter.any()
+
+
 def test_nothing_reported_gives_nan_and_zero_count():
     collector = training_stats.Collector()
     training_stats.report("a", [])
