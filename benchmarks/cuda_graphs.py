@@ -33,8 +33,8 @@ def graphs_alone(state: Any, device: torch.device) -> float:
     """Seconds that the graphs of a step take on the average, where every phase has one."""
     intervals = {phase.name: phase.interval for phase in state.phases}
     total = 0.0
-    for (phase, *_rest), recording in state.graphs.recordings.items():
-        repeats = [seconds(recording.graph.replay, device) for _ in range(10)]
+    for (phase, *_rest), capture in state.graphs.captures.items():
+        repeats = [seconds(capture.graph.replay, device) for _ in range(10)]
         total += min(repeats) / intervals[phase]
     return total
 

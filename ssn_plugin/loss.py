@@ -87,6 +87,7 @@ class DistortionLoss(StyleGAN2Loss):
         self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
         self.num_blocks = self.block_grid[0] * self.block_grid[1]  # of that grid, numbered from `first_block`
         self.outside_change = self._outside_change(distortion_reduction, distortion_function)
+        self.has_own_distortion = distortion_function is not None
 
     def _outside_change(self, reduction: str, function: str | None) -> OutsideChange:
         if function is not None:
@@ -117,10 +118,16 @@ class DistortionLoss(StyleGAN2Loss):
         self.count_part(phase, len(gen_z), sync)
 
     def graph_key(self, phase: str) -> Hashable | None:
-        """Whether the term is due; no key while lambda grows, nor where path lengths choose among grids."""
-        if phase in ("Gmain", "Gboth") and self.main_images < self.distortion_warmup * 1000:
+        """Whether the term is due. None where Python decides more: while lambda grows, in a distortion function of the
+        user's, among the grids of which one gives the path lengths, and in subclasses."""
+        if type(self) is not DistortionLoss or not self.has_work(phase):
             return None
-        return None if self.block_pl_weight != 0 else (phase in ("Gmain", "Gboth") and self.pairs_due(),)
+        if phase not in ("Gmain", "Gboth"):
+            return ()
+        is_growing = self.main_images < self.distortion_warmup * 1000
+        chooses_grid = phase == "Gboth" and self.block_pl_weight != 0
+        is_due = self.pairs_due()
+        return None if is_growing or chooses_grid or (is_due and self.has_own_distortion) else (is_due,)
 
     def count_part(self, phase: str, num_images: int, sync: bool) -> None:
         """Count the images and steps of the generator's main phase."""
@@ -201,7 +208,7 @@ class DistortionLoss(StyleGAN2Loss):
         Written here since only some hosts have it apart from a whole `run_G`. Nothing is mixed in a pass of one sample.
         """
         num_ws = ws.shape[1]
-        if first == len(ws) or num_ws < 2:
+        if first == len(ws) or num_ws < 2 or self.style_mixing_prob <= 0:
             return ws
         if self.draws_on_device:
             start = torch.randint(1, num_ws, [], device=ws.device)

@@ -45,6 +45,16 @@ def normal_quantile(q: float) -> float:
 # Geometry
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_wider_margins_change_nothing(channels):
+    pipe, x = AugmentPipe(**dict.fromkeys(GEOMETRY, 1)), images(channels=channels, height=12, width=20)
+    torch.manual_seed(1)
+    expected = pipe(x)
+    pipe.full_margins = True
+    torch.manual_seed(1)
+    torch.testing.assert_close(pipe(x), expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_geometric_transform_of_strength_zero_keeps_the_image(name):
     x = images(height=12, width=20)

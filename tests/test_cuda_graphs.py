@@ -1,4 +1,4 @@
-"""Which parts of a batch GraphedLoss records and replays, with a stand-in for graphs; test_gpu.py has real ones."""
+"""Which calls GraphedLoss captures and replays, with a stand-in for graphs; test_gpu.py has real ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny_run import loop_kwargs, write_zip
 
-from training import construction
+from training import construction, run_state
 from training.cuda_graphs import GraphedLoss
 from training.loss import Loss
+from training.snapshot import network_snapshot
 
 
 class FakeGraph:
-    """Replays by calling again what was called while it was recorded."""
+    """Replays by calling again what was called during the capture."""
 
     current: FakeGraph | None = None
 
@@ -27,7 +28,7 @@ class FakeGraph:
 
 
 @contextlib.contextmanager
-def record(graph, pool, capture_error_mode):
+def capture(graph, pool, capture_error_mode):
     FakeGraph.current = graph
     yield
     FakeGraph.current = None
@@ -49,7 +50,7 @@ class SumLoss(Loss):
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
         graph = FakeGraph.current
-        self.events.append(f"{'record' if graph else 'run'} {phase}")
+        self.events.append(f"{'capture' if graph else 'run'} {phase}")
         grad = torch.zeros([])
 
         def compute():
@@ -65,7 +66,7 @@ class SumLoss(Loss):
 @pytest.fixture
 def loss(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     return SumLoss()
 
@@ -76,19 +77,19 @@ def graphed(loss):
     return GraphedLoss(loss, [module])
 
 
-def take_part(runner, value, phase="Gmain", num=2, sync=True, gain=1.0):
+def call(runner, value, phase="Gmain", num=2, sync=True, gain=1.0):
     x = torch.full([num, 1], float(value))
     runner.accumulate_gradients(phase, x, x, x, x, sync=sync, gain=gain)
 
 
-def test_the_first_part_runs_the_second_is_recorded_and_the_rest_are_replayed(loss):
+def test_the_first_call_runs_the_second_is_captured_and_the_rest_are_replayed(loss):
     runner, grads = graphed(loss), []
     for value in (1, 2, 3, 4):
         loss.weight.grad = None
-        take_part(runner, value)
+        call(runner, value)
         grads.append(float(loss.weight.grad))
     assert grads == [2, 4, 6, 8]
-    assert loss.events == ["run Gmain", "record Gmain", "count Gmain 2 True", "count Gmain 2 True"]
+    assert loss.events == ["run Gmain", "capture Gmain", "count Gmain 2 True", "count Gmain 2 True"]
 
 
 @pytest.mark.parametrize("changes", [dict(phase="Dmain"), dict(num=3), dict(gain=2.0)])
@@ -96,47 +97,78 @@ def test_another_phase_size_or_gain_is_another_graph(loss, changes):
     runner = graphed(loss)
     for kwargs in ({}, changes, {}, changes):
         loss.weight.grad = None
-        take_part(runner, 1, **kwargs)
+        call(runner, 1, **kwargs)
         assert float(loss.weight.grad) == kwargs.get("num", 2) * kwargs.get("gain", 1)
-    assert len(runner.recordings) == 2
+    assert len(runner.captures) == 2
 
 
-def test_parts_add_up_whatever_they_came_from(loss):
+def test_accumulation_rounds_add_up_whether_run_or_replayed(loss):
     runner = graphed(loss)
     for _ in range(3):
         loss.weight.grad = None
         for value, sync in ((1, False), (10, False), (100, True)):
-            take_part(runner, value, sync=sync)
+            call(runner, value, sync=sync)
         assert float(loss.weight.grad) == 222
 
 
 def test_what_the_loss_gives_no_key_runs_every_time(loss):
     runner, loss.key = graphed(loss), None
     for _ in range(3):
-        take_part(runner, 1)
-    assert loss.events == ["run Gmain"] * 3 and not runner.recordings
+        call(runner, 1)
+    assert loss.events == ["run Gmain"] * 3 and not runner.captures
 
 
-def test_operations_that_cannot_be_recorded_are_named(loss, monkeypatch):
+def test_a_phase_that_cannot_be_captured_is_named_with_the_first_cause(loss, monkeypatch):
     runner = graphed(loss)
-    take_part(runner, 1)
+    call(runner, 1)
 
     @contextlib.contextmanager
-    def refuse(graph, pool, capture_error_mode):
+    def broken(graph, pool, capture_error_mode):
+        try:
+            yield
+        finally:
+            raise RuntimeError("capture was invalidated")
+
+    def wait(*args):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
-        yield
 
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
-    with pytest.raises(ValueError, match="phase Gmain cannot be recorded as a CUDA graph: operation .* capturing$"):
-        take_part(runner, 1)
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    monkeypatch.setattr(loss, "accumulate_gradients", wait)
+    grad = loss.weight.grad
+    with pytest.raises(ValueError, match="^phase Gmain cannot be a CUDA graph: operation not permitted .* capturing$"):
+        call(runner, 1)
+    assert loss.weight.grad is grad
 
 
-@pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_a_run_with_graphs_that_goes_on_without_a_gpu_draws_as_before(cuda_graphs, tmp_path):
+def test_a_loss_that_knows_nothing_of_graphs_runs_every_time(loss):
+    class Bare:
+        accumulate_gradients = loss.accumulate_gradients
+
+    runner = GraphedLoss(Bare(), [])
+    for _ in range(3):
+        call(runner, 1)
+    assert loss.events == ["run Gmain"] * 3
+
+
+@pytest.fixture
+def make_state(tmp_path):
+    """Makes the state of a tiny run, with graphs or not."""
     write_zip(tmp_path / "data.zip")
     kwargs = loop_kwargs(tmp_path, tmp_path / "data.zip")
     training_set = construction.load_training_set(kwargs["training_set_kwargs"], verbose=False)
     names = ("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "batch_size")
-    state = construction.make_state(
+    return lambda cuda_graphs: construction.make_state(
         training_set, torch.device("cpu"), **{name: kwargs[name] for name in names}, cuda_graphs=cuda_graphs)
-    assert state.loss.draws_on_device is cuda_graphs and state.graphs is None
+
+
+def test_only_a_run_with_graphs_draws_on_the_device_on_a_processor_as_well(make_state):
+    assert not make_state(False).loss.draws_on_device
+    state = make_state(True)
+    assert state.loss.draws_on_device and state.graphs is None
+
+
+def test_a_run_that_began_without_graphs_may_go_on_with_them(make_state):
+    began, state = make_state(False), make_state(True)
+    networks = network_snapshot(began.G, began.D, began.G_ema, None, {})
+    run_state.restore(run_state.capture(began, networks), state)
+    assert state.loss.draws_on_device

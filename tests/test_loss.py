@@ -265,8 +265,16 @@ def test_with_draws_on_the_device_every_pass_takes_the_same_operations():
     for _ in range(20):
         loss.run_G(inputs()["gen_z"], None, sync=True)
     assert loss.G_mapping.calls == [False, True] * 20
-    assert loss.graph_key("Gmain") == loss.graph_key("Gmain") is not None
-    assert loss_module.Loss().graph_key("Gmain") is None
+
+
+def test_cuda_graphs_replay_the_phases_of_this_loss_that_run_anything_and_of_no_subclass():
+    phases = ("Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth")
+    keyed = [phase for phase in phases if toy_loss().graph_key(phase) is not None]
+    assert keyed == list(phases)
+    without_terms = toy_loss(pl_weight=0, r1_gamma=0)
+    assert [phase for phase in phases if without_terms.graph_key(phase) is None] == ["Greg", "Dreg"]
+    subclass = toy_loss(cls=type("Own", (StyleGAN2Loss,), {}))
+    assert all(owner.graph_key(phase) is None for phase in phases for owner in (subclass, loss_module.Loss()))
 
 
 def test_a_generator_with_a_single_layer_has_nothing_to_mix():

@@ -19,6 +19,7 @@ from training.step import (
     PhaseTimer,
     StepOptions,
     TrainingState,
+    are_finite_at_once,
     average_parts,
     ema_decay,
     make_optimizer,
@@ -249,7 +250,9 @@ def test_a_single_part_passes_unchanged():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_is_noticed(value):
-    assert not average_parts([torch.ones([3]), torch.tensor([1.0, value])])
+    tensors = [torch.ones([3]), torch.tensor([1.0, value])]
+    assert not average_parts(tensors) and not are_finite_at_once(tensors)
+    assert are_finite_at_once([torch.ones([3, 2]), torch.tensor(1e38)])
 
 
 def test_a_phase_whose_gradients_are_not_finite_changes_nothing():

@@ -46,7 +46,7 @@ def test_a_counter_keeps_its_memory_when_it_is_emptied():
     training_stats.report("a", torch.ones(3))
     (counter,) = training_stats._counters["a"].values()
     collector = training_stats.Collector()
-    counter.add_(torch.tensor([2.0, 8.0, 32.0]))  # as a CUDA graph does that was recorded earlier
+    counter.add_(torch.tensor([2.0, 8.0, 32.0]))  # as a CUDA graph does that was captured earlier
     collector.update()
     assert (collector.num("a"), collector.mean("a")) == (2, 4)
     collector.update()

@@ -43,7 +43,7 @@ def constant(
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache  # for good: a CUDA graph goes on reading from where a constant was
 def _cached_constant(
     data: bytes,
     array_dtype: str,

@@ -36,6 +36,7 @@ class AugmentPipe(torch.nn.Module):
     Raises ValueError for a negative multiplier and for a number of bands other than four.
     """
 
+    full_margins = False  # extend images as far as any transform can need, so that nothing depends on what was drawn?
     p: torch.Tensor
     Hz_geom: torch.Tensor
     Hz_fbank: torch.Tensor
@@ -103,7 +104,7 @@ class AugmentPipe(torch.nn.Module):
         """
         draws = _Draws(len(images), self.p, debug_percentile)
         if any(getattr(self, name) > 0 for name in _GEOMETRY):
-            images = _warp(images, self._draw_geometry(draws, images), self.Hz_geom)
+            images = _warp(images, self._draw_geometry(draws, images), self.Hz_geom, self.full_margins)
         if any(getattr(self, name) > 0 for name in _COLOUR):
             images = _recolour(images, *self._draw_colour(draws))
         if self.imgfilter > 0:
@@ -239,6 +240,7 @@ def _warp(
     images: torch.Tensor,   # [N, C, H, W]
     inverse: torch.Tensor,  # [N, 3, 3]  from output to input position (x, y, 1), in pixels from the image centre
     f: torch.Tensor,        # [taps]  low-pass filter
+    full_margins: bool,     # extend by as much as reflection can, needed or not?
 ) -> torch.Tensor:          # [N, C, H, W]
     """Read images at transformed positions: extend by reflection, sample at twice the resolution, filter, decimate.
 
@@ -247,7 +249,11 @@ def _warp(
     height, width = images.shape[2:]
     reach = len(f) // 4             # pixels on either side that a filter at twice the resolution looks at
     linear, offset = inverse[:, :2, :2], inverse[:, :2, 2]
-    left, right, top, bottom = _margins(linear, offset, width, height, 2 * reach)
+    if full_margins:
+        left = right = width - 1
+        top = bottom = height - 1
+    else:
+        left, right, top, bottom = _margins(linear, offset, width, height, 2 * reach)
     images = F.pad(images, [left, right, top, bottom], mode="reflect")
     images = upfirdn2d.upsample2d(x=images, f=f, up=2)
 
@@ -272,11 +278,8 @@ def _pair(x: float, y: float, device: torch.device) -> torch.Tensor:
 def _margins(linear: torch.Tensor, offset: torch.Tensor, width: int, height: int, extra: int) -> list[int]:
     """Pixels to add to every image of the batch so that each transformed one is covered: left, right, top, bottom.
 
-    At most one reflection: each margin stays below the image side. While a CUDA graph is recorded, which cannot depend
-    on the transforms, all margins are the largest.
+    At most one reflection: each margin stays below the image side.
     """
-    if linear.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return [width - 1] * 2 + [height - 1] * 2
     half = misc.constant([(width - 1) / 2, (height - 1) / 2], device=linear.device)
     corners = half * misc.constant([[-1, -1], [1, -1], [-1, 1], [1, 1]], device=linear.device)  # [4, 2]
     positions = (corners @ linear.transpose(1, 2) + offset[:, None]).flatten(0, 1)              # [N * 4, 2]

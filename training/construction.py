@@ -123,8 +123,13 @@ def make_state(
     loss = dnnlib.util.construct_class_by_name(
         device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe, **loss_kwargs)
     phases = make_phases(G, D, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device)
-    loss.draws_on_device = cuda_graphs  # on the CPU as well: a run that carries on there draws in the same way
-    graphs = GraphedLoss(loss, [G, D]) if cuda_graphs and device.type == "cuda" else None
+    graphs = None
+    if cuda_graphs:
+        loss.draws_on_device = True  # on the CPU as well: a run that carries on there draws in the same way
+        if device.type == "cuda":
+            graphs = GraphedLoss(loss, [G, D])
+            if augment_pipe is not None:
+                augment_pipe.full_margins = True
     return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada, graphs)
 
 

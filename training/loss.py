@@ -18,8 +18,7 @@ from torch_utils.ops import conv2d_gradfix
 class Loss:
     """What the training loop asks of a loss."""
 
-    # Draw on the device what others draw in Python, so that all steps take the same operations, as CUDA graphs need it?
-    draws_on_device = False
+    draws_on_device = False  # draw on the device, so that every step runs the same operations, as CUDA graphs need it?
 
     def accumulate_gradients(
         self,
@@ -35,14 +34,14 @@ class Loss:
         raise NotImplementedError
 
     def graph_key(self, phase: str) -> Hashable | None:
-        """What besides shapes decides on the operations of the next part of this phase, with `draws_on_device` set.
+        """What besides shapes and `gain` decides which operations the next call for this phase runs.
 
-        Parts with equal keys must take the same ones. None: never repeat them from a CUDA graph.
+        Calls with equal keys must run the same ones, with `draws_on_device` set. None: never replay them.
         """
         return None
 
     def count_part(self, phase: str, num_images: int, sync: bool) -> None:
-        """Do what Python does in `accumulate_gradients`, for a part whose operations a CUDA graph repeats."""
+        """Do what Python does in `accumulate_gradients`, for a call whose operations a CUDA graph replays."""
 
 
 class StyleGAN2Loss(Loss):
@@ -111,8 +110,12 @@ class StyleGAN2Loss(Loss):
         return torch.cat([ws[:, :cut], other[:, cut:]], dim=1)
 
     def graph_key(self, phase: str) -> Hashable | None:
-        """A subclass that decides more in Python from step to step has to say so here."""
-        return ()
+        """Nothing decides. None for a subclass, which may decide anything, until it has a method of its own."""
+        return () if type(self) is StyleGAN2Loss and self.has_work(phase) else None
+
+    def has_work(self, phase: str) -> bool:
+        """Does the phase run anything at all?"""
+        return not (phase == "Greg" and self.pl_weight == 0 or phase == "Dreg" and self.r1_gamma == 0)
 
     def accumulate_gradients(
         self,
@@ -206,7 +209,7 @@ class StyleGAN2Loss(Loss):
 
 
 def random_tail(num_ws: int, prob: float, device: torch.device) -> torch.Tensor:
-    """True from a random layer on, but never for the first; with another probability than `prob` for none. [L] bool"""
+    """With probability `prob`, True from a random layer after the first on; otherwise all False. [L] bool"""
     start = torch.randint(1, num_ws, [], device=device)
     return (torch.arange(num_ws, device=device) >= start) & (torch.rand([], device=device) < prob)
 

@@ -76,7 +76,7 @@ def training_loop(
     resume_run: bool = False,                        # carry on from the newest state in run_dir, if there is one
     keep: int | None = None,                         # newest network snapshots to keep; None: all
     keep_best: str | None = None,                    # metric whose best snapshot is kept, too
-    cuda_graphs: bool = False,                       # record the operations of a phase and launch them together
+    cuda_graphs: bool = False,                       # capture phases as CUDA graphs and replay them
     trackers: Sequence[str] = (),                    # of `training.trackers`, beside TensorBoard
 ) -> bool:
     """Train a generator and a discriminator; write snapshots and statistics to `run_dir`.
@@ -96,6 +96,8 @@ def training_loop(
     state = construction.make_state(
         training_set, device, G_kwargs, D_kwargs, G_opt_kwargs, D_opt_kwargs, loss_kwargs, batch_size, augment_kwargs,
         augment_p, ada_target, ada_interval, ada_kimg, G_reg_interval, D_reg_interval, cuda_graphs)
+    if cuda_graphs and state.graphs is None and rank == 0:
+        print("CUDA graphs need a GPU: training goes on without.")
     if saved is not None:
         run_state.restore(saved, state)
     else:
