@@ -118,8 +118,11 @@ class DistortionLoss(StyleGAN2Loss):
         self.count_part(phase, len(gen_z), sync)
 
     def graph_key(self, phase: str) -> Hashable | None:
-        """Whether the term is due. None where Python decides more: while lambda grows, in a distortion function of the
-        user's, among the grids of which one gives the path lengths, and in subclasses."""
+        """Whether the term is due.
+
+        None where Python decides more: while lambda grows, in a distortion function of the user's, among the grids of
+        which one gives the path lengths, and in subclasses.
+        """
         if type(self) is not DistortionLoss or not self.has_work(phase):
             return None
         if phase not in ("Gmain", "Gboth"):
@@ -212,8 +215,8 @@ class DistortionLoss(StyleGAN2Loss):
             return ws
         if self.draws_on_device:
             start = torch.randint(1, num_ws, [], device=ws.device)
-            is_due = torch.rand([], device=ws.device) < self.style_mixing_prob
-            is_mixed = (torch.arange(num_ws, device=ws.device) >= start) & is_due                            # [L]
+            mixes = torch.rand([], device=ws.device) < self.style_mixing_prob
+            is_mixed = (torch.arange(num_ws, device=ws.device) >= start) & mixes                             # [L]
         elif float(torch.rand([])) >= self.style_mixing_prob:  # on the CPU: no step has to wait for a GPU
             return ws
         else:

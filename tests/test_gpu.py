@@ -185,7 +185,7 @@ def test_a_graph_repeats_a_phase(kind, num_fp16_res, monkeypatch):
 
 
 def test_a_graph_adds_to_gradients_and_statistics():
-    """Two parts of a batch, the second from a graph, the third and the fourth too, with statistics emptied between."""
+    """Two accumulation rounds, eager and captured, give what two replays give, and every round is counted once."""
     loss = make_loss("stylegan2", 0)
     loss.draws_on_device = True
     graphs = GraphedLoss(loss, list(loss.modules.children()))
