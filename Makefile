@@ -28,7 +28,7 @@ help:
 	@echo "make clean   remove the virtual environment and caches"
 
 demo: $(INSTALLED)
-	$(BIN)/python -m ssn_plugin.demo
+	$(BIN)/python demo.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(PYTEST_ARGS)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from training.cli import Command, network_option, trust_option
-from training.place import Place
+from training.run.place import Place
 
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
 
@@ -97,9 +97,9 @@ def measure(
     """Check everything that can be checked, then measure, in as many processes as asked for."""
     from metrics import detectors as detector_files
     from metrics import metric_main
-    from training import processes
-    from training.network_names import resolve_network
+    from training.formats.network_names import resolve_network
     from training.plugins import import_plugins
+    from training.run import processes
 
     import_plugins()
     names = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -135,9 +135,9 @@ def measure_in_process(place: Place, job: dict[str, Any]) -> None:
     from metrics import detectors as detector_files
     from metrics import metric_main, metric_utils
     from metrics.report import format_table
-    from training import processes
     from training.network_files import load_networks
     from training.plugins import import_plugins
+    from training.run import processes
 
     import_plugins()
     detector_files.set_detector_dir(job["detectors"])

@@ -16,9 +16,9 @@ import click
 
 from dnnlib.util import format_time, open_atomic
 from training.cli import Command
-from training.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
-from training.dataset_conversion import ConversionSummary, convert_dataset
-from training.image_files import describe_shape
+from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
+from training.data.dataset_conversion import ConversionSummary, convert_dataset
+from training.data.image_files import describe_shape
 
 MAX_LINES = 10   # of classes or skipped files that are printed; the others are in the data set, or in a file beside it
 EXAMPLES = """\b

@@ -14,13 +14,13 @@ import click
 from click.core import ParameterSource
 
 from training.cli import Command, network_option, trust_option
-from training.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
+from training.images.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     import torch
 
-    from ssn_plugin.recipe import Recipe
-    from training.interpolation import Interpolation
+    from ssn_plugin.edits.recipe import Recipe
+    from training.images.interpolation import Interpolation
 
 PLACES = ("resample_block", "resample_mask")
 SERIES = ("interpolate", "trunc_grid")
@@ -129,7 +129,7 @@ def main(
     """
     check_options(ctx)
     # These import torch, which --help and wrong usage need not wait for.
-    from training import generation, interpolation, truncation_grid
+    from training.images import generation, interpolation, truncation_grid
 
     # What can be refused without the network is refused before it is loaded, the rest before the first file.
     seed_list = [] if seeds is None else generation.parse_seeds(seeds)
@@ -158,7 +158,7 @@ def main(
     else:
         if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
             raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
-        from ssn_plugin import edit_options, resample
+        from ssn_plugin.edits import edit_options, resample
 
         recipes = [] if recipe_file is None else [open_recipe(recipe_file, pick, goes_on=redraws)]
         mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
@@ -206,7 +206,7 @@ def save_film(
     outdir: str,
 ) -> str:
     """Make the film of `--interpolate`; returns its path."""
-    from training.interpolation import interpolation_frames, save_interpolation
+    from training.images.interpolation import interpolation_frames, save_interpolation
 
     film_format = choose_film_format()
     G = load()
@@ -217,7 +217,7 @@ def save_film(
 
 def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.recipe import read_recipe
+    from ssn_plugin.edits.recipe import read_recipe
 
     recipe = read_recipe(path)
     if pick is not None:
@@ -232,7 +232,7 @@ def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> list[s
 
     Returns what the paths of the files of each recipe start with.
     """
-    from ssn_plugin import resample, resample_report
+    from ssn_plugin.edits import resample, resample_report
 
     os.makedirs(outdir, exist_ok=True)
     paths = []

@@ -19,10 +19,10 @@ import dnnlib
 from torch_utils import safe_unpickler
 from torch_utils.pickle_machine import printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject
-from training import network_config, rosinality, safetensors_io
 from training.cli import Command, list_networks
-from training.network_rebuild import build_module, plain_data, rebuild
-from training.tf_conversion import convert_tf_discriminator, convert_tf_generator
+from training.formats import network_config, rosinality, safetensors_io
+from training.formats.network_rebuild import build_module, plain_data, rebuild
+from training.formats.tf_conversion import convert_tf_discriminator, convert_tf_generator
 
 __all__ = ["convert_tf_discriminator", "convert_tf_generator", "load_network_pkl"]
 

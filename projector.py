@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from training.cli import Command, network_option, trust_option
-from training.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
+from training.images.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from training.projection import Distance, Projection
-    from training.video import FilmFormat
+    from training.images.projection import Distance, Projection
+    from training.images.video import FilmFormat
 
 EPILOG = """\b
 Examples:
@@ -68,8 +68,8 @@ def main(
     and proj.mp4 (how it got there). Works for StyleGAN2 and for the block grids of --cfg=ssn.
     """
     # These import torch, which --help and wrong usage need not wait for.
-    from training import generation, projection, projection_files
-    from training.network_names import resolve_network
+    from training.formats.network_names import resolve_network
+    from training.images import generation, projection, projection_files
 
     # What can be refused without the network is refused before it is loaded, the rest before the search.
     resolve_network(network)
@@ -100,7 +100,7 @@ def main(
 def load_detector(folder: str | None, device: torch.device) -> torch.nn.Module:
     """VGG16. Where it cannot be had, the error also names the loss that does without."""
     from metrics.detectors import set_detector_dir
-    from training.projection import load_vgg16
+    from training.images.projection import load_vgg16
 
     set_detector_dir(folder)
     try:
@@ -113,7 +113,7 @@ def save_film(
     G: torch.nn.Module, found: Projection, target: np.ndarray, outdir: str, film_format: FilmFormat
 ) -> None:
     """Write the film. It is not worth losing the exit code of a long search that was saved already."""
-    from training.projection_files import save_search_film
+    from training.images.projection_files import save_search_film
 
     try:
         with progress_bar("Saving the film", len(found.ws)) as bar:
@@ -126,7 +126,7 @@ def save_film(
 def __getattr__(name: str) -> Any:
     """`from projector import project` as in the host, without importing torch for the sake of --help."""
     if name == "project":
-        from training.projection import project
+        from training.images.projection import project
 
         return project
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import math
 import click
 
 from training.cli import Command, network_option, trust_option
-from training.image_commands import class_option, device_option, usable_class
+from training.images.image_commands import class_option, device_option, usable_class
 
 EPILOG = """\b
 Examples:
@@ -48,7 +48,7 @@ def main(
     """
     if not math.isfinite(trunc):
         raise click.UsageError(f"--trunc must be finite, got {trunc}")
-    from training import generation, style_mixing  # import torch, which --help and wrong usage need not wait for
+    from training.images import generation, style_mixing  # import torch, which --help and wrong usage need not wait for
 
     row_seeds, col_seeds = generation.parse_seeds(rows), generation.parse_seeds(cols)
     layers = None if styles is None else style_mixing.parse_styles(styles)

@@ -11,9 +11,9 @@ import click
 from training import config
 from training.cli import Command, list_networks
 from training.config import UserError, setup_training_loop_kwargs
-from training.place import launched_place
 from training.plugins import import_cfgs
-from training.run_folders import make_run_dir, recorded_args
+from training.run.place import launched_place
+from training.run.run_folders import make_run_dir, recorded_args
 
 __all__ = ["UserError", "main", "make_run_dir", "setup_training_loop_kwargs"]
 

@@ -1,4 +1,4 @@
-"""How low a distortion do these images allow? The bound of ssn_plugin/distortion_bound.py, and what networks do.
+"""How low a distortion do these images allow? The bound of benchmarks/bound.py, and what networks do.
 
     python benchmarks/distortion_bound.py --data=castles64.zip --blocks=4x4
     python benchmarks/distortion_bound.py --data=castles64.zip --network='lambda 0=a.pkl' \\
@@ -32,11 +32,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.bound import Components, DistortionBound, distortion_bound, principal_components  # noqa: E402
 from dnnlib.util import open_atomic  # noqa: E402
 from ssn_plugin.block_grid import block_grid_of, first_block  # noqa: E402
 from ssn_plugin.config import parse_block_grids  # noqa: E402
 from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change  # noqa: E402
-from ssn_plugin.distortion_bound import Components, DistortionBound, distortion_bound, principal_components  # noqa: E402
+from ssn_plugin.edits.resample import keyed_normal  # noqa: E402
 from ssn_plugin.metrics import (  # noqa: E402
     FRESH_STREAM,
     LATENT_STREAM,
@@ -45,10 +46,9 @@ from ssn_plugin.metrics import (  # noqa: E402
     measure_pairs,
     run_network,
 )
-from ssn_plugin.resample import keyed_normal  # noqa: E402
 from training.cli import Command  # noqa: E402
 from training.dataset import ImageFolderDataset  # noqa: E402
-from training.generation import load_generator, pick_device  # noqa: E402
+from training.images.generation import load_generator, pick_device  # noqa: E402
 
 BATCH = 64  # images at a time
 

@@ -36,10 +36,10 @@ from benchmarks.droplet_layers import LAYERS, make_generator, synthesis_layers  
 from benchmarks.pareto import current_commit, describe_machine  # noqa: E402
 from benchmarks.pareto_report import markdown_table, training_seconds  # noqa: E402
 from dnnlib.util import open_atomic  # noqa: E402
-from training import run_state  # noqa: E402
 from training.cli import Command, Interrupted  # noqa: E402
-from training.construction import load_training_set  # noqa: E402
-from training.generation import seed_to_z, to_uint8  # noqa: E402
+from training.images.generation import seed_to_z, to_uint8  # noqa: E402
+from training.run import run_state  # noqa: E402
+from training.run.construction import load_training_set  # noqa: E402
 from training.training_loop import training_loop  # noqa: E402
 
 LEAST_RESOLUTION = 16  # of the feature maps that are measured

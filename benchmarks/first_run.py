@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ssn_plugin.metrics import distortion_statistics  # noqa: E402
 from training.cli import Command  # noqa: E402
-from training.generation import load_generator  # noqa: E402
+from training.images.generation import load_generator  # noqa: E402
 
 CURVES = {
     "Loss/G/loss": "generator loss",

@@ -35,10 +35,10 @@ from ssn_plugin.networks import SSNGenerator  # noqa: E402
 from training import networks  # noqa: E402
 from training.cli import Command  # noqa: E402
 from training.config import auto_spec  # noqa: E402
-from training.construction import configure_torch  # noqa: E402
-from training.cuda_graphs import GraphedLoss  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
-from training.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
+from training.run.construction import configure_torch  # noqa: E402
+from training.run.cuda_graphs import GraphedLoss  # noqa: E402
+from training.run.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
 PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink)

@@ -46,7 +46,7 @@ def training_arguments(cfg: str, resolution: int, batch: int, folder: str) -> di
     """What train.py hands to the training loop, for black images."""
     from PIL import Image
 
-    from ssn_plugin import host
+    from ssn_plugin.hosts import host
 
     for i in range(2 * batch):
         Image.new("RGB", (resolution, resolution)).save(f"{folder}/{i}.png")
@@ -65,7 +65,7 @@ def estimate(args: dict[str, Any], resolution: int) -> float:
 
 def compute_estimate(kwargs: dict[str, Any], batch: int, resolution: int) -> int:
     import dnnlib
-    from ssn_plugin import memory
+    from ssn_plugin.hosts import memory
 
     shape: dict[str, Any] = dict(c_dim=0, img_resolution=resolution, img_channels=3)
     G, D = (dnnlib.util.construct_class_by_name(**kwargs[name], **shape) for name in "GD")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssn_plugin.files import save_png  # noqa: E402
 from ssn_plugin.transfer import transfer_networks  # noqa: E402
 from training.cli import Command  # noqa: E402
-from training.generation import seed_to_z, to_uint8  # noqa: E402
+from training.images.generation import seed_to_z, to_uint8  # noqa: E402
 from training.network_files import load_networks  # noqa: E402
 
 GAP, LABEL_WIDTH, FONT_SIZE = 8, 170, 15

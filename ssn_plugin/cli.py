@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssn_plugin import config
-from ssn_plugin.errors import keep_freed_memory, one_line_errors
+from ssn_plugin.hosts.errors import keep_freed_memory, one_line_errors
 
 if TYPE_CHECKING:
     import torch
 
-    from ssn_plugin.recipe import Recipe
+    from ssn_plugin.edits.recipe import Recipe
 
 MAX_SEED = 2**32 - 1    # numpy's RandomState takes no more
 MAX_IMAGES = 1_000_000  # per run; a longer list is a slip of the keyboard
@@ -55,7 +55,7 @@ def main() -> None:
 def list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Callback of an eager parameter that names a network: `help` prints the short names and ends the command."""
     if value == "help":
-        from ssn_plugin import host
+        from ssn_plugin.hosts import host
 
         host.require()
         click.echo(host.network_help())
@@ -82,7 +82,7 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
 
     IN is a path, a URL, or a short name that `convert help` lists.
     """
-    from ssn_plugin import host  # imports torch_utils, which --help need not have
+    from ssn_plugin.hosts import host  # imports torch_utils, which --help need not have
 
     host.require()
     for line in host.convert(source, dest, trust_pickle):
@@ -116,7 +116,7 @@ def transfer(
     """
     grids = config.parse_block_grids(blocks)
     config.SSNConfig(block_grids=grids, encoder=encoder, style_resolution=style_resolution)  # checks them
-    from ssn_plugin import host
+    from ssn_plugin.hosts import host
 
     host.require()
     host.check_output(dest)
@@ -137,7 +137,7 @@ def transfer(
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def train(args: tuple[str, ...]) -> None:
     """Train with the options of the host's train.py and --cfg=ssn."""
-    from ssn_plugin import host
+    from ssn_plugin.hosts import host
 
     host.train_command().main(list(args), prog_name="python -m ssn_plugin train", standalone_mode=False)
 
@@ -184,10 +184,10 @@ def generate(
     if not math.isfinite(trunc):
         raise click.UsageError(f"--trunc must be finite, got {trunc}")
     seed_list = [] if seeds is None else parse_seeds(seeds)
-    from ssn_plugin import host
+    from ssn_plugin.hosts import host
 
     host.require()
-    from ssn_plugin import edit_options, resample, resample_report
+    from ssn_plugin.edits import edit_options, resample, resample_report
 
     redraws = resample_block is not None or resample_mask is not None
     recipes = [] if recipe_file is None else [_open_recipe(recipe_file, pick, goes_on=redraws)]
@@ -241,7 +241,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.recipe import read_recipe
+    from ssn_plugin.edits.recipe import read_recipe
 
     recipe = read_recipe(path)
     if pick is not None:
@@ -267,7 +267,7 @@ def metrics(
     network: str, metrics: str, data: str | None, mirror: bool | None, gpus: int, verbose: bool, trust_pickle: bool
 ) -> None:
     """Measure a network, and append the results beside it if it lies in the folder of a training run."""
-    from ssn_plugin import host
+    from ssn_plugin.hosts import host
 
     host.require(*host.METRICS_MODULES)
     host.register()
@@ -280,7 +280,7 @@ def metrics(
     if data is not None and not os.path.exists(data):
         raise ValueError(f"data set {data} does not exist")
     network = host.resolve_network(network)
-    from ssn_plugin.processes import run_processes
+    from ssn_plugin.hosts.processes import run_processes
 
     run_processes(measure, gpus, dict(
         network=network, names=names, data=data, mirror=mirror, num_gpus=gpus, verbose=verbose, trust=trust_pickle,
@@ -290,8 +290,8 @@ def metrics(
 def measure(rank: int, job: dict[str, Any]) -> None:
     """Compute the metrics of the job in one of its processes."""
     from metrics import metric_main, metric_utils
-    from ssn_plugin import host
-    from ssn_plugin.processes import device_of
+    from ssn_plugin.hosts import host
+    from ssn_plugin.hosts.processes import device_of
 
     networks = host.load_networks(job["network"], trust=job["trust"])
     device = device_of(rank)
@@ -339,7 +339,7 @@ def doctor(
     """
     width, height = parse_resolution(resolution)
     try:
-        from ssn_plugin.doctor import Plan, examine, format_findings
+        from ssn_plugin.hosts.doctor import Plan, examine, format_findings
     except ModuleNotFoundError as err:  # not even the doctor can do without
         needed = "pip install torch numpy scipy pillow click psutil"
         raise ValueError(f"the library {err.name} is missing: {needed}") from err

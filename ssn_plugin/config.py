@@ -340,7 +340,7 @@ def _networks_to_start_from(args: Any) -> Mapping[str, Any] | None:
     """Content of the file that --resume names, if any."""
     if args.get("resume_pkl") is None:
         return None
-    from ssn_plugin import host  # imports torch
+    from ssn_plugin.hosts import host  # imports torch
 
     return host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
 

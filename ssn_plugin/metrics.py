@@ -24,12 +24,12 @@ import dnnlib
 from metrics import metric_main, metric_utils
 from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.distortion import block_mask, block_means, mean_inside_change, mean_outside_change
+from ssn_plugin.edits.resample import keyed_normal, redraw_blocks
 from ssn_plugin.files import open_atomic, save_png
-from ssn_plugin.leak_map import draw_leak_map
+from ssn_plugin.measures.leak_map import draw_leak_map
 from ssn_plugin.networks import side_lengths
-from ssn_plugin.resample import keyed_normal, redraw_blocks
 
-# First word of a random key. Numbers of their own: a pair must not share draws with `ssn_plugin.resample`.
+# First word of a random key. Numbers of their own: a pair must not share draws with `ssn_plugin.edits.resample`.
 LATENT_STREAM, FRESH_STREAM, NOISE_STREAM, BLOCK_STREAM, LABEL_STREAM, ORDER_STREAM = range(101, 107)
 
 DETECTORS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"

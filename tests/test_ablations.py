@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import ablations, pareto
-from training.castles import draw_castle
+from training.data.castles import draw_castle
 
 RUN = ["--train-options=--aug=noaug --channels=2 --block-dim=2", "--kimg=10"]
 

@@ -14,10 +14,11 @@ from network_file_helpers import assert_same_tensors, discriminator, generator, 
 
 import dnnlib
 from train import setup_training_loop_kwargs  # train.py, unlike training.config, brings the cfgs of plugins along
-from training import config, network_export
+from training import config
 from training.config import UserError
+from training.formats import network_export
 from training.network_files import load_networks
-from training.snapshot import resume_networks
+from training.run.snapshot import resume_networks
 
 SHAPE: dict[str, Any] = dict(c_dim=0, img_resolution=16, img_channels=3)
 

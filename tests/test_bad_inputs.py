@@ -19,8 +19,9 @@ from bad_inputs import NUMBER_OF_CASES, WORKING, Case, command_line, make_cases,
 from click.testing import CliRunner
 from network_file_helpers import generator, snapshot
 
-from ssn_plugin import host, transfer
-from training import network_export
+from ssn_plugin import transfer
+from ssn_plugin.hosts import host
+from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -1,4 +1,4 @@
-"""training.batches: which images and labels a process is served."""
+"""training.run.batches: which images and labels a process is served."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from torch_utils.misc import InfiniteSampler
-from training import batches
-from training.batches import DataError, TrainingData, named_worker_loss
 from training.dataset import Dataset
+from training.run import batches
+from training.run.batches import DataError, TrainingData, named_worker_loss
 
 CPU = torch.device("cpu")
 LOADER_KWARGS = dict(pin_memory=True, num_workers=3, prefetch_factor=2)

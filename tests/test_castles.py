@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from training.castles import LIGHTS, draw_castle, sample_scene
-from training.castles import Random as CastleRandom
+from training.data.castles import LIGHTS, draw_castle, sample_scene
+from training.data.castles import Random as CastleRandom
 
 
 def pixels(seed: int, resolution: int, index: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ssn_plugin import errors
+from ssn_plugin.hosts import errors
 from training import cli
 from training.cli import Command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssn_plugin import contact_sheet
+from ssn_plugin.edits import contact_sheet
 
 
 def noise_image(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

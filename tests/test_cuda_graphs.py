@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_run import loop_kwargs, write_zip
 
-from training import construction, run_state
-from training.cuda_graphs import GraphedLoss
 from training.loss import Loss
-from training.snapshot import network_snapshot
+from training.run import construction, run_state
+from training.run.cuda_graphs import GraphedLoss
+from training.run.snapshot import network_snapshot
 
 
 class FakeGraph:

@@ -15,8 +15,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from training.data.image_files import ImageArchive
 from training.dataset import Dataset, ImageFolderDataset
-from training.image_files import ImageArchive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -176,7 +176,7 @@ def test_a_forked_process_reads_through_its_own_handle(tmp_path):
     write_zip(tmp_path / "s.zip", images(3))
     code = (
         "import os, sys\n"
-        "from training.image_files import ImageArchive\n"
+        "from training.data.image_files import ImageArchive\n"
         "archive = ImageArchive(sys.argv[1]); archive.read(archive.image_names[0]); parent = archive._zip\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
@@ -255,7 +255,7 @@ def test_a_flipped_byte_in_a_zip_is_named(tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.image_files.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("training.data.image_files.MAX_FILE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(10**6))
     with pytest.raises(OSError, match="a.png: unpacks to 1000000 bytes, the limit is 1000"):

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 
 from dataset_tool import main
-from training.array_sources import CIFAR10_CLASSES
+from training.data.array_sources import CIFAR10_CLASSES
+from training.data.dataset_conversion import ConversionOptions, convert_dataset
 from training.dataset import ImageFolderDataset
-from training.dataset_conversion import ConversionOptions, convert_dataset
 
 NUM = 4   # images of a batch
 
@@ -158,7 +158,7 @@ def test_other_archives_are_refused(tmp_path, data, words):
 
 
 def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.array_sources.MAX_BYTES", 10**5)
+    monkeypatch.setattr("training.data.array_sources.MAX_BYTES", 10**5)
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(gzip.compress(bytes(10**6)))
     refused(path, "unpacks to more than 100000 bytes")

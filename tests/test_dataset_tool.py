@@ -23,11 +23,11 @@ from click.testing import CliRunner
 
 import dataset_tool
 from dataset_tool import main
-from training import dataset_conversion
-from training.castles import draw_castle
+from training.data import dataset_conversion
+from training.data.castles import draw_castle
+from training.data.dataset_conversion import ConversionOptions, convert_dataset
+from training.data.dataset_sources import Castles
 from training.dataset import ImageFolderDataset
-from training.dataset_conversion import ConversionOptions, convert_dataset
-from training.dataset_sources import Castles
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,6 +17,7 @@ from network_file_helpers import assert_same_tensors, discriminator, generator, 
 from tiny_run import write_zip
 
 import calc_metrics
+import demo
 import generate
 import legacy
 import projector
@@ -26,10 +27,11 @@ from benchmarks import demo_model
 from metrics import metric_main
 from metrics.content_hash import hash_network
 from ssn_plugin import cli as plugin
-from ssn_plugin import demo, transfer
-from training import network_export, network_names, run_folders
+from ssn_plugin import transfer
+from training.formats import network_export, network_names
 from training.network_files import load_networks
-from training.snapshot import resume_networks
+from training.run import run_folders
+from training.run.snapshot import resume_networks
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 NAME = "demo:castles64"
@@ -309,5 +311,5 @@ def test_a_model_that_is_too_large_leaves_the_earlier_one(finished_run, models, 
 
 
 def test_naming_networks_does_not_wait_for_torch():
-    script = "import sys, training.network_names as n; n.network_help(); sys.exit('torch' in sys.modules)"
+    script = "import sys, training.formats.network_names as n; n.network_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=MODELS.parent).returncode == 0

@@ -1,4 +1,4 @@
-"""ssn_plugin/distortion_bound.py and benchmarks/distortion_bound.py: how low the distortion of blocks can be."""
+"""benchmarks/bound.py and benchmarks/distortion_bound.py: how low the distortion of blocks can be."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from network_file_helpers import generator, moved, snapshot
 
 from benchmarks import distortion_bound as benchmark
+from benchmarks.bound import distortion_bound, principal_components
 from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change
-from ssn_plugin.distortion_bound import distortion_bound, principal_components
 from ssn_plugin.networks import SSNGenerator
 
 

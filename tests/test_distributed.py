@@ -18,8 +18,9 @@ import torch
 from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write_zip
 
 from metrics import metric_main
-from training import processes, run_state, training_loop
-from training.place import Place, launched_place
+from training import training_loop
+from training.run import processes, run_state
+from training.run.place import Place, launched_place
 
 ROOT = Path(__file__).resolve().parent.parent
 

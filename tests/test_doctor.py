@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from network_file_helpers import discriminator, generator
 from packaging.requirements import Requirement
 
-from ssn_plugin import cli, doctor, host, memory
-from ssn_plugin.doctor import Finding, Plan, check_memory, format_findings
+from ssn_plugin import cli
+from ssn_plugin.hosts import doctor, host, memory
+from ssn_plugin.hosts.doctor import Finding, Plan, check_memory, format_findings
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--cfg=ssn", "--resolution=16", "--gpus=0"]
@@ -84,7 +85,7 @@ def test_outside_a_checkout_it_says_so(tmp_path):
 
 
 def test_a_library_that_the_doctor_needs_itself_is_told(monkeypatch):
-    monkeypatch.delitem(sys.modules, "ssn_plugin.doctor")
+    monkeypatch.delitem(sys.modules, "ssn_plugin.hosts.doctor")
     monkeypatch.setitem(sys.modules, "psutil", None)  # cannot be imported
     result = run(*SMALL)
     assert result.exit_code == 2 and result.stderr.startswith("Error: the library psutil is missing: pip install")
@@ -92,8 +93,8 @@ def test_a_library_that_the_doctor_needs_itself_is_told(monkeypatch):
 
 def test_it_runs_on_the_contract_between_hosts_alone(plenty, monkeypatch):
     """No module of this host that the reference lacks, and a train.py without further cfgs."""
-    own = ("training.config", "training.network_files", "training.network_export", "metrics.detectors",
-           "training.network_rebuild", "training.cli")
+    own = ("training.config", "training.network_files", "training.formats.network_export", "metrics.detectors",
+           "training.formats.network_rebuild", "training.cli")
     exists = host._exists
     monkeypatch.setattr(host, "_exists", lambda name: name not in own and exists(name))
     result = run(*SMALL)

@@ -17,8 +17,8 @@ from PIL import Image
 
 import generate
 from ssn_plugin.networks import SSNGenerator
-from training import generation
-from training.interpolation import Interpolation, interpolation_frames, slerp
+from training.images import generation
+from training.images.interpolation import Interpolation, interpolation_frames, slerp
 from training.networks import Generator
 
 SMALL = dict(channel_base=64, channel_max=8)
@@ -211,7 +211,7 @@ def test_random_noise_stays_the_same_throughout_a_film(folder):
 
 
 def test_interpolating_writes_a_film_named_by_its_seeds(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.video._ffmpegs", lambda: [])
+    monkeypatch.setattr("training.images.video._ffmpegs", lambda: [])
     common = ["--network", folder / "ssn.pkl", "--seeds=5,2,9", "--outdir", tmp_path]
     output = run_ok(*common, "--interpolate=2", "--space=z", "--fps=20", "--trunc=0.7", "--loop")
     assert "animated WebP" in output and output.endswith(f"{tmp_path}/seed0005-seed0009.webp\n")

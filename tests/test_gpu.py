@@ -19,9 +19,9 @@ from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
 from torch_utils import training_stats
 from training import networks
-from training.cuda_graphs import GraphedLoss
 from training.loss import StyleGAN2Loss
 from training.network_files import load_networks
+from training.run.cuda_graphs import GraphedLoss
 
 ROOT = Path(__file__).resolve().parent.parent
 RESOLUTION, BATCH = 32, 4

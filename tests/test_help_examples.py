@@ -26,8 +26,9 @@ from click.testing import CliRunner
 from metric_fixtures import write_detectors
 from network_file_helpers import discriminator, generator, snapshot
 
-from ssn_plugin import host, launch, transfer
-from training import network_export
+from ssn_plugin import transfer
+from ssn_plugin.hosts import host, launch
+from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

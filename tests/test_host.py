@@ -24,8 +24,9 @@ import PIL.Image
 import pytest
 from network_file_helpers import assert_same_tensors, generator, snapshot
 
-from ssn_plugin import host, launch, transfer
-from training import network_export
+from ssn_plugin import transfer
+from ssn_plugin.hosts import host, launch
+from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST_FILES = ("dnnlib", "torch_utils", "training", "metrics", "legacy.py", "train.py", "generate.py", "calc_metrics.py")
@@ -172,7 +173,8 @@ def test_a_host_without_place_for_plugins_trains_an_ssn_from_a_stylegan2_in_two_
 def contract_only(monkeypatch):
     """Hides the modules that only this host has."""
     exists = host._exists
-    own = ("training.config", "training.network_files", "training.network_names", "training.network_export")
+    own = ("training.config", "training.network_files", "training.formats.network_names",
+           "training.formats.network_export")
     monkeypatch.setattr(host, "_exists", lambda name: name not in own and exists(name))
 
 

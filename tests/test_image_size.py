@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.image_size import check_image_size, is_possible_size, nearest_possible_size
+from training.data.image_size import check_image_size, is_possible_size, nearest_possible_size
 
 
 @pytest.mark.parametrize("size, possible", [

@@ -1,4 +1,4 @@
-"""training.live_line: progress at the bottom of the terminal."""
+"""training.run.live_line: progress at the bottom of the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import dnnlib
-from training.live_line import LiveLine, find_terminal
+from training.run.live_line import LiveLine, find_terminal
 
 
 class Terminal(io.StringIO):

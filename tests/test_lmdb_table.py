@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from training.lmdb_table import LmdbTable
-from training.ordered_pool import ordered_map
+from training.data.lmdb_table import LmdbTable
+from training.data.ordered_pool import ordered_map
 
 lmdb = pytest.importorskip("lmdb")
 

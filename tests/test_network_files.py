@@ -29,7 +29,8 @@ from network_file_helpers import (
 
 import legacy
 from ssn_plugin.networks import SSNGenerator
-from training import network_export, network_files, network_names, rosinality, safetensors_io
+from training import network_files
+from training.formats import network_export, network_names, rosinality, safetensors_io
 from training.networks import Discriminator, Generator
 
 
@@ -419,7 +420,7 @@ _KILLED_WRITER = """
     import os, pickle, random, signal, sys, time
     from pathlib import Path
     import legacy
-    from training.snapshot import save_network_snapshot
+    from training.run.snapshot import save_network_snapshot
 
     folder, rng = Path(sys.argv[1]), random.Random(0)
     with open(sys.argv[2], 'rb') as file:

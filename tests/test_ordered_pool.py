@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from training.ordered_pool import CHUNK, ordered_map
+from training.data.ordered_pool import CHUNK, ordered_map
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ def test_a_worker_that_dies_is_an_error(workers):
 
 
 def test_workers_do_not_outlive_a_killed_parent():
-    code = "import time; from training.ordered_pool import ordered_map; print(*ordered_map(time.sleep, 1000, 2))"
+    code = "import time; from training.data.ordered_pool import ordered_map; print(*ordered_map(time.sleep, 1000, 2))"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     end = time.monotonic() + 30
     while len(family := psutil.Process(parent.pid).children(recursive=True)) < 3:   # one keeps track of semaphores

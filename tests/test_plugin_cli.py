@@ -16,7 +16,7 @@ from network_file_helpers import assert_same_networks, generator, snapshot
 
 import legacy
 from ssn_plugin import cli
-from training import network_export
+from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
 

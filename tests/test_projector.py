@@ -17,9 +17,9 @@ from PIL import Image
 import generate
 import projector
 from ssn_plugin.networks import SSNGenerator
-from training import generation, projection, projection_files
+from training.images import generation, projection, projection_files
+from training.images.projection import PerceptualDistance, PixelDistance, ProjectionOptions, fit
 from training.networks import Generator
-from training.projection import PerceptualDistance, PixelDistance, ProjectionOptions, fit
 
 QUICK = dict(num_steps=60, num_candidates=64, w_avg_samples=1000)
 SMALL = dict(channel_base=64, channel_max=8)
@@ -271,7 +271,7 @@ def test_the_same_seed_gives_the_same_files(folder, tmp_path):
 
 
 def test_the_film_shows_the_target_beside_every_step(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.video._ffmpegs", lambda: [])
+    monkeypatch.setattr("training.images.video._ffmpegs", lambda: [])
     output = run_ok("--network", folder / "plain.pkl", "--target", folder / "photo.png", "--loss=mse", "--num-steps=7",
                     "--candidates=0", "--outdir", tmp_path)
     assert "films become animated WebP" in output and f"{tmp_path}/proj.webp\n" in output

@@ -24,14 +24,14 @@ import projector
 import style_mixing
 import train
 from ssn_plugin import networks as ssn
-from ssn_plugin.edit_options import EditRequest, Mask
-from ssn_plugin.resample import region_weight, start_recipes
+from ssn_plugin.edits.edit_options import EditRequest, Mask
+from ssn_plugin.edits.resample import region_weight, start_recipes
 from training import networks
 from training.augment import AugmentPipe
 from training.config import UserError, auto_spec, setup_training_loop_kwargs
+from training.data.image_size import is_possible_size
 from training.dataset import ImageFolderDataset
-from training.image_size import is_possible_size
-from training.network_export import save_networks
+from training.formats.network_export import save_networks
 from training.network_files import load_networks
 from training.training_loop import training_loop
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssn_plugin import edit_options, resample, resample_report
-from ssn_plugin import recipe as recipes
+from ssn_plugin.edits import edit_options, resample, resample_report
+from ssn_plugin.edits import recipe as recipes
 from ssn_plugin.files import open_atomic, save_png
 from ssn_plugin.networks import SSNGenerator
 

@@ -18,10 +18,11 @@ from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write
 
 import legacy
 from metrics import metric_main
-from training import run_state, saving, training_loop
-from training.batches import DataError
-from training.saving import BackgroundWriter, BestSnapshot
-from training.stopping import StopSignals
+from training import training_loop
+from training.run import run_state, saving
+from training.run.batches import DataError
+from training.run.saving import BackgroundWriter, BestSnapshot
+from training.run.stopping import StopSignals
 
 NUM_STEPS = 12
 KILLED_AFTER = sorted(np.random.RandomState(3).choice(np.arange(1, NUM_STEPS), size=10, replace=False).tolist())
@@ -39,7 +40,7 @@ def kwargs(tmp_path, zip_path, monkeypatch):
     """A run with everything that has a state: labels, adaptive augmentation, lazy phases, a metric; snapshots after
     steps 1, 7 and 12."""
     monkeypatch.setattr(training_loop, "draw_training_plot", lambda run_dir: None)
-    monkeypatch.setattr("training.status.open_trackers", lambda run_dir, names: [])
+    monkeypatch.setattr("training.run.status.open_trackers", lambda run_dir, names: [])
     monkeypatch.setitem(metric_main._metrics, "image_mean", image_mean)
     (tmp_path / "run").mkdir()
     return dict(
@@ -286,7 +287,7 @@ def test_a_disk_that_fills_up_while_torch_writes_is_reported_as_such(tmp_path):
 
 
 def test_losses_that_stay_not_finite_end_the_run_with_the_last_good_state(kwargs, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.step.MOST_SKIPPED_STEPS", 3)
+    monkeypatch.setattr("training.run.step.MOST_SKIPPED_STEPS", 3)
     kwargs["loss_kwargs"] = dict(class_name="test_resume.LossThatBreaks")
     with pytest.raises(ValueError, match="must be finite, they were not in 3 steps in a row"):
         training_loop.training_loop(**kwargs)
@@ -453,7 +454,7 @@ def test_what_is_being_written_is_finished_and_the_first_error_is_told():
 
 def test_signals_are_noted_and_a_second_interrupt_much_later_interrupts(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("training.stopping.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("training.run.stopping.time.monotonic", lambda: clock[0])
     former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
         assert not stop.requested

@@ -1,4 +1,4 @@
-"""training.snapshot: preview grids, network pickles, and taking up a pickle again."""
+"""training.run.snapshot: preview grids, network pickles, and taking up a pickle again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 import torch
 
-from training import snapshot
 from training.augment import AugmentPipe
 from training.dataset import Dataset
 from training.networks import Discriminator, Generator
-from training.snapshot import (
+from training.run import snapshot
+from training.run.snapshot import (
     PreviewGrid,
     crop_grid,
     network_snapshot,

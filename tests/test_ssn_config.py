@@ -19,7 +19,7 @@ from ssn_plugin.networks import SSNGenerator
 from training import config as host_config
 from training import networks
 from training.config import UserError, setup_training_loop_kwargs
-from training.network_export import save_networks
+from training.formats.network_export import save_networks
 
 ROOT = Path(__file__).resolve().parent.parent
 

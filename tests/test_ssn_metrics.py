@@ -12,7 +12,7 @@ import torch
 from metrics import detectors, frechet_inception_distance, metric_main, metric_utils, sampling
 from ssn_plugin import metrics as ssn_metrics
 from ssn_plugin.distortion import block_mask
-from ssn_plugin.leak_map import draw_leak_map
+from ssn_plugin.measures.leak_map import draw_leak_map
 from ssn_plugin.networks import SSNGenerator
 
 CPU = torch.device("cpu")

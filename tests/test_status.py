@@ -1,4 +1,4 @@
-"""training.status: the tick line and the files of statistics."""
+"""training.run.status: the tick line and the files of statistics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from torch_utils import training_stats
-from training.status import TICK_LINE, TickReporter, format_tick
-from training.step import PhaseTimer
+from training.run.status import TICK_LINE, TickReporter, format_tick
+from training.run.step import PhaseTimer
 
 CPU = torch.device("cpu")
 FIELDS = ["tick", "kimg", "time", "sec/tick", "sec/kimg", "maintenance", "cpumem", "gpumem", "augment"]
@@ -44,7 +44,7 @@ def test_tick_lines_have_fixed_columns_and_never_run_together():
 def test_the_event_file_is_finished_also_after_an_error(tmp_path, monkeypatch):
     closed = []
     tracker = SimpleNamespace(close=lambda: closed.append(True))
-    monkeypatch.setattr("training.status.open_trackers", lambda run_dir, names: [tracker])
+    monkeypatch.setattr("training.run.status.open_trackers", lambda run_dir, names: [tracker])
     with pytest.raises(OSError), TickReporter(str(tmp_path), CPU) as reporter:
         raise OSError
     reporter.close()    # once is enough

@@ -1,4 +1,4 @@
-"""training.step: phases, gradients, moving average and augmentation strength of one optimisation step."""
+"""training.run.step: phases, gradients, moving average and augmentation strength of one optimisation step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from torch_utils import training_stats
-from training import step as training_step
-from training.step import (
+from training.run import step as training_step
+from training.run.step import (
     AdaController,
     PhaseTimer,
     StepOptions,

@@ -14,8 +14,8 @@ from PIL import Image
 
 import style_mixing
 from ssn_plugin.networks import SSNGenerator
-from training import generation
-from training import style_mixing as library
+from training.images import generation
+from training.images import style_mixing as library
 from training.networks import Generator
 
 SMALL = dict(channel_base=64, channel_max=8)

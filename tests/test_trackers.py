@@ -1,4 +1,4 @@
-"""Promises of training.trackers, with a stand-in for the library of Weights & Biases."""
+"""Promises of training.run.trackers, with a stand-in for the library of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from training import trackers
-from training.trackers import check_trackers, close_trackers, open_trackers
+from training.run import trackers
+from training.run.trackers import check_trackers, close_trackers, open_trackers
 
 
 class FakeRun:

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 import train
-from training import launch, run_folders
-from training.network_names import short_names
+from training import launch
+from training.formats.network_names import short_names
+from training.run import run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,7 +130,7 @@ def test_metrics_that_cannot_be_had_are_refused_before_the_folder_exists(folder,
     def no_network(metrics, rank):
         raise OSError(f"cannot download the detector of {metrics[0]}")
 
-    monkeypatch.setattr("training.construction.load_metrics", no_network)
+    monkeypatch.setattr("training.run.construction.load_metrics", no_network)
     result = run("--outdir=out", "--data=photos")
     assert (result.exit_code, result.stderr) == (2, "Error: cannot download the detector of fid50k_full\n")
     assert calls == []
@@ -277,7 +278,7 @@ def test_latest_starts_a_run_where_there_is_no_state(folder, calls):
 
 @pytest.mark.skipif(run_folders.fcntl is None, reason="no locks here")
 def test_a_run_folder_is_used_by_one_process_only(started, calls):
-    code = ("import sys, time; from training import run_folders\n"
+    code = ("import sys, time; from training.run import run_folders\n"
             "with run_folders.sole_use(sys.argv[1]): print('locked', flush=True); time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", code, str(started)], stdout=subprocess.PIPE, cwd=ROOT)
     try:

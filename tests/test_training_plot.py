@@ -1,4 +1,4 @@
-"""Promises of training.training_plot: what is drawn of a run, and that damaged files do not stop it."""
+"""Promises of training.run.training_plot: what is drawn of a run, and that damaged files do not stop it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 import PIL.Image
 import pytest
 
-from training import training_plot
-from training.training_plot import choose_panels, draw_training_plot, read_metrics, read_stats
+from training.run import training_plot
+from training.run.training_plot import choose_panels, draw_training_plot, read_metrics, read_stats
 
 
 def tick(kimg, **means):

@@ -16,10 +16,11 @@ import dnnlib
 from ssn_plugin import transfer
 from ssn_plugin.networks import SSNGenerator
 from train import setup_training_loop_kwargs  # train.py, unlike training.config, brings the cfg along
-from training import config, network_export
-from training import snapshot as training_snapshot
+from training import config
 from training.config import UserError
+from training.formats import network_export
 from training.networks import Generator
+from training.run import snapshot as training_snapshot
 
 GRIDS = [[2, 2], [4, 2]]
 

@@ -1,4 +1,4 @@
-"""Films: MP4 with ffmpeg, animated WebP without, and the labelled grids of training.pictures."""
+"""Films: MP4 with ffmpeg, animated WebP without, and the labelled grids of training.images.pictures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from training import pictures, video
-from training.video import FilmFormat, save_film
+from training.images import pictures, video
+from training.images.video import FilmFormat, save_film
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (230, 230, 230)]
 

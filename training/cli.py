@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 
 from torch_utils.allocator import keep_freed_memory
-from training.network_names import network_help
+from training.formats.network_names import network_help
 
 NUMERIC_LIBRARIES = ("torch", "numpy", "scipy")
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import dnnlib
 from dnnlib import EasyDict
-from training.image_size import check_image_size
-from training.network_names import resolve_short_name
+from training.data.image_size import check_image_size
+from training.formats.network_names import resolve_short_name
 from training.plugins import import_cfgs, import_metrics
-from training.trackers import check_trackers
+from training.run.trackers import check_trackers
 
 if TYPE_CHECKING:
     import click

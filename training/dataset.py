@@ -16,7 +16,7 @@ import numpy as np
 import torch.utils.data
 
 import dnnlib
-from training.image_files import (
+from training.data.image_files import (
     LABEL_FILE,
     ImageArchive,
     describe_shape,

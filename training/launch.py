@@ -11,12 +11,14 @@ from typing import Any
 
 import dnnlib
 from dnnlib import EasyDict
-from training import config, construction, network_names, processes, run_state
+from training import config
 from training.cli import OneLineError, one_line_errors
-from training.place import Place
+from training.formats import network_names
 from training.plugins import import_plugins
-from training.run_folders import OPTIONS_FILE, is_in_use, make_run_dir, record, recorded_args, sole_use
-from training.step import StepOptions
+from training.run import construction, processes, run_state
+from training.run.place import Place
+from training.run.run_folders import OPTIONS_FILE, is_in_use, make_run_dir, record, recorded_args, sole_use
+from training.run.step import StepOptions
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import dnnlib
 import legacy
-from training.network_export import check_path, save_networks, write_model_card
-from training.network_names import licence_of, resolve_network
+from training.formats.network_export import check_path, save_networks, write_model_card
+from training.formats.network_names import licence_of, resolve_network
 
 
 def load_networks(name: str, trust: bool = False) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import torch
 
 import dnnlib
 from torch_utils import misc, training_stats
-from training import batches, construction, processes, run_state
-from training.batches import DataError, TrainingData
-from training.live_line import LiveLine
-from training.saving import BackgroundWriter, BestSnapshot, prune
-from training.snapshot import (
+from training.run import batches, construction, processes, run_state
+from training.run.batches import DataError, TrainingData
+from training.run.live_line import LiveLine
+from training.run.saving import BackgroundWriter, BestSnapshot, prune
+from training.run.snapshot import (
     PreviewGrid,
     network_snapshot,
     resume_networks,
@@ -27,10 +27,10 @@ from training.snapshot import (
     save_network_snapshot,
     setup_snapshot_image_grid,
 )
-from training.status import TickReporter
-from training.step import StepOptions, TrainingState, seed_draws, share_weights, train_step
-from training.stopping import StopSignals
-from training.training_plot import draw_training_plot
+from training.run.status import TickReporter
+from training.run.step import StepOptions, TrainingState, seed_draws, share_weights, train_step
+from training.run.stopping import StopSignals
+from training.run.training_plot import draw_training_plot
 
 __all__ = ["save_image_grid", "setup_snapshot_image_grid", "training_loop"]
 
@@ -77,7 +77,7 @@ def training_loop(
     keep: int | None = None,                         # newest network snapshots to keep; None: all
     keep_best: str | None = None,                    # metric whose best snapshot is kept, too
     cuda_graphs: bool = False,                       # capture phases as CUDA graphs and replay them
-    trackers: Sequence[str] = (),                    # of `training.trackers`, beside TensorBoard
+    trackers: Sequence[str] = (),                    # of `training.run.trackers`, beside TensorBoard
 ) -> bool:
     """Train a generator and a discriminator; write snapshots and statistics to `run_dir`.
 

@@ -1,0 +1,266 @@
+"""Keep the parts of an image that you like and redraw the rest.
+
+Letters: N batch, L layers, R x S block grid that an edit names (row-major), B blocks of all grids, H x W
+pixels. Images are in -1..1.
+An image is a `Recipe`: a seed and a chain of edits. `make_latents` turns it into the input of the synthesis network,
+`render` into pixels. Every draw has its own random generator, keyed by what it is for (see `ssn_plugin.edits.recipe`),
+and images are made one at a time, so an image is the same alone, among others and in every order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
+from ssn_plugin.edits.recipe import Edit, Recipe, decode_mask, hash_network
+
+# First word of a random key, so that block latents and noise maps never share a stream.
+BLOCK_STREAM, NOISE_STREAM = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """All that the synthesis network takes for one image."""
+
+    ws: torch.Tensor                                # [1, L, B*bw]
+    noise: tuple[torch.Tensor, ...] | None = None   # per convolution [1, 1, r, r]; None: what the noise mode says
+    blend: tuple[torch.Tensor, torch.Tensor] | None = None  # styles that a mask mixes in: [1, L, B*bw], [1, 1, H, W]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One alternative, compared with the image that it starts from."""
+
+    edit: Edit
+    img: torch.Tensor  # [C, H, W]
+    inside: float      # mean squared change where redrawing was allowed
+    outside: float     # and elsewhere; NaN where there is no such place
+
+    @property
+    def name(self) -> str:
+        return f"v{self.edit.number:02d}"
+
+    @property
+    def locality(self) -> float:
+        """How much more the place changed than its surroundings."""
+        return self.inside / self.outside if self.outside != 0 else math.inf
+
+    @property
+    def summary(self) -> str:
+        """The change in words, of one or of both sides."""
+        if math.isnan(self.outside):
+            return f"change {self.inside:.4g}"
+        return f"change inside {self.inside:.4g}, outside {self.outside:.4g}, ratio {self.locality:.3g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampling:
+    """An image, its variants, and the place where they may differ."""
+
+    recipe: Recipe
+    num_ws: int
+    original: torch.Tensor  # [C, H, W]
+    region: torch.Tensor    # [H, W] bool
+    variants: list[Variant]
+
+
+def start_recipes(
+    G: torch.nn.Module,
+    name: str,                # file name of the network
+    seeds: Sequence[int],
+    label: int | None = None,
+    truncation: float = 1.0,
+    noise_mode: str = "const",
+) -> list[Recipe]:
+    """One recipe without edits for each seed."""
+    block_grid_of(G, name)
+    sha256 = hash_network(G)
+    return [Recipe(name, sha256, seed, label, truncation, noise_mode) for seed in seeds]
+
+
+def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str) -> None:
+    """Raise ValueError unless the recipe belongs to this network and fits it."""
+    block_grid_of(G, name)
+    sha256 = hash_network(G)
+    if sha256 != recipe.network_sha256:
+        raise ValueError(f"the recipe belongs to {recipe.network_name} with hash {recipe.network_sha256}, "
+                         f"{name} has hash {sha256}")
+    if (recipe.label is None) != (G.c_dim == 0) or (recipe.label or 0) >= max(G.c_dim, 1):
+        rule = f"0..{G.c_dim - 1}" if G.c_dim else "null"
+        raise ValueError(f"the class must be {rule} for {name}, got {recipe.label}")
+    masks = set()
+    for edit in (*recipe.edits, *recipe.variants):
+        grid, _ = locate_grid(G.block_grid, edit.grid)
+        for block in edit.blocks:
+            check_block(block, grid)
+        if edit.layers[1] >= G.num_ws:
+            raise ValueError(f"layers {list(edit.layers)} are outside the layers 0-{G.num_ws - 1} of {name}")
+        if edit.noise and (recipe.noise_mode == "none" or not _noise_buffers(G)):
+            raise ValueError("noise cannot be redrawn in an image without noise")
+        if edit.mask is not None:
+            decode_mask(edit.mask, image_size(G))
+            masks.add(edit.mask)
+    if len(masks) > 1:
+        raise ValueError("an image can hold one mask; go on with the same mask, or with blocks")
+
+
+def keyed_normal(shape: Sequence[int], *key: int) -> torch.Tensor:
+    """Unit normals that depend on nothing but the key, a list of numbers below 2^32. float32."""
+    # RandomState, because its stream is frozen: numpy may change that of its newer generators in any release.
+    return torch.from_numpy(np.random.RandomState(list(key)).standard_normal(shape).astype(np.float32))
+
+
+def sample_z(seed: int, z_dim: int) -> torch.Tensor:
+    """The latents of an image seed, as generate.py of every StyleGAN2-ADA host draws them. [1, z_dim]"""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
+
+
+def redraw_blocks(
+    z: torch.Tensor,        # [1, B*bz]
+    blocks: Sequence[int],  # indices of the blocks that get new latents
+    block_z_dim: int,
+    seed: int,              # image seed
+    step: int,              # position of the edit in the chain, so that later redraws are new ones
+    variant: int,
+) -> torch.Tensor:          # [1, B*bz]
+    """Replace the latents of some blocks by independent ones; all others are returned bit by bit."""
+    grid = z.reshape(-1, block_z_dim).clone()  # [B, bz]
+    for block in blocks:
+        grid[block] = keyed_normal([block_z_dim], BLOCK_STREAM, seed, step, block, variant).to(z)
+    return grid.reshape(z.shape)
+
+
+def make_latents(G: torch.nn.Module, recipe: Recipe) -> Latents:
+    """The latents of the recipe's image: those of the seed, then edit by edit."""
+    noise = None
+    if recipe.noise_mode == "random":  # drawn from the seed, since variants must share what is not redrawn
+        noise = _redraw_noise(_noise_buffers(G), None, recipe.seed, step=0, variant=0)
+    latents = Latents(_map(G, recipe, sample_z(recipe.seed, G.z_dim)), noise)
+    for step, edit in enumerate(recipe.edits):
+        latents = apply_edit(G, recipe, latents, edit, step)
+    return latents
+
+
+def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit, step: int) -> Latents:
+    """Change the named layers of the named blocks, or mix in other styles under a mask; all else stays as it is.
+
+    step: position of the edit in the chain.
+    """
+    (rows, cols), first = locate_grid(G.block_grid, edit.grid)
+    blocks = [first + row * cols + col for row, col in edit.blocks] or list(range(first, first + rows * cols))
+    if edit.transplant_from is not None:
+        z = sample_z(edit.transplant_from, G.z_dim)
+    else:
+        z = redraw_blocks(sample_z(recipe.seed, G.z_dim), blocks, G.block_z_dim, recipe.seed, step, edit.number)
+    new = _map(G, recipe, z)
+    chosen = _select(G, edit.layers, blocks).to(new.device)
+    ws, noise, blend = latents.ws, latents.noise, latents.blend
+
+    if edit.noise:
+        old = _noise_buffers(G) if noise is None else noise
+        noise = _redraw_noise(old, region_weight(G, edit).to(new.device), recipe.seed, step + 1, edit.number)
+    if edit.mask is not None:
+        # Start from the styles already mixed in, so that an edit of some layers keeps the others of the one before.
+        before = ws if blend is None else blend[0]
+        blend = torch.where(chosen, new, before), region_weight(G, edit).to(new.device)[None, None]
+    else:
+        ws = torch.where(chosen, new, ws)
+        if blend is not None:  # a redrawn block is new under the mask, too
+            blend = torch.where(chosen, new, blend[0]), blend[1]
+    return Latents(ws, noise, blend)
+
+
+def region_weight(G: torch.nn.Module, edit: Edit) -> torch.Tensor:
+    """How far each pixel belongs to the place of the edit, 0 to 1. [H, W] float32
+
+    Block (r, c) owns the pixels [r*H/R, (r+1)*H/R) x [c*W/S, (c+1)*W/S).
+    """
+    height, width = image_size(G)
+    if edit.mask is not None:
+        return torch.from_numpy(decode_mask(edit.mask, (height, width)).astype(np.float32) / 255)
+    (rows, cols), _ = locate_grid(G.block_grid, edit.grid)
+    weight = torch.zeros([height, width])
+    for row, col in edit.blocks:
+        weight[row * height // rows:(row + 1) * height // rows, col * width // cols:(col + 1) * width // cols] = 1
+    return weight
+
+
+@torch.no_grad()
+def render(G: torch.nn.Module, recipe: Recipe, latents: Latents) -> torch.Tensor:
+    """Synthesise one image. [C, H, W] float32 on the CPU"""
+    extra: dict[str, Any] = {}
+    if latents.noise is not None:
+        extra["noise"] = list(latents.noise)
+    if latents.blend is not None:
+        extra["blend"] = latents.blend
+    noise_mode = "none" if recipe.noise_mode == "none" else "const"
+    return G.synthesis(latents.ws, noise_mode=noise_mode, **extra)[0].float().cpu()
+
+
+def change(before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> tuple[float, float]:
+    """Mean squared change of the pixels inside and outside the region; NaN for an empty side.
+
+    before, after: [C, H, W].  region: [H, W] bool.
+    """
+    squared = (after - before).square().mean(dim=0)  # [H, W]
+    return squared[region].mean().item(), squared[~region].mean().item()
+
+
+def resample(G: torch.nn.Module, recipe: Recipe) -> Resampling:
+    """Render the recipe's image and its variants. The recipe must have passed `check_recipe`."""
+    latents = make_latents(G, recipe)
+    original = render(G, recipe, latents)
+    region = torch.zeros(original.shape[1:], dtype=torch.bool)
+    if recipe.variants:
+        region = region_weight(G, recipe.variants[0]) > 0.5
+    variants = []
+    for edit in recipe.variants:
+        img = render(G, recipe, apply_edit(G, recipe, latents, edit, len(recipe.edits)))
+        variants.append(Variant(edit, img, *change(original, img, region)))
+    return Resampling(recipe, G.num_ws, original, region, variants)
+
+
+def _map(G: torch.nn.Module, recipe: Recipe, z: torch.Tensor) -> torch.Tensor:
+    device = next(G.parameters()).device
+    c = torch.zeros([1, G.c_dim], device=device)
+    if recipe.label is not None:
+        c[:, recipe.label] = 1
+    with torch.no_grad():
+        return G.mapping(z.to(device), c, truncation_psi=recipe.truncation)  # [1, L, B*bw]
+
+
+def _select(G: torch.nn.Module, layers: tuple[int, int], blocks: Sequence[int]) -> torch.Tensor:
+    """True for the styles of these blocks in these layers. [1, L, B*bw]"""
+    num_blocks = sum(math.prod(grid) for grid in G.block_grid)
+    chosen = torch.zeros([G.num_ws, num_blocks, G.w_dim // num_blocks], dtype=torch.bool)
+    chosen[layers[0]:layers[1] + 1, list(blocks)] = True
+    return chosen.reshape(1, G.num_ws, G.w_dim)
+
+
+def _noise_buffers(G: torch.nn.Module) -> tuple[torch.Tensor, ...]:
+    """The fixed noise maps in the order of the convolutions, each [1, 1, r, r]."""
+    return tuple(b[None, None] for name, b in G.synthesis.named_buffers() if name.endswith(".noise_const"))
+
+
+def _redraw_noise(
+    noise: Sequence[torch.Tensor],  # each [1, 1, r, r]
+    weight: torch.Tensor | None,    # [H, W]; None redraws everything
+    seed: int,
+    step: int,
+    variant: int,
+) -> tuple[torch.Tensor, ...]:
+    """Redraw the noise pixels that lie in the region by more than half."""
+    result = []
+    for i, old in enumerate(noise):
+        new = keyed_normal(old.shape, NOISE_STREAM, seed, step, i, variant).to(old)
+        if weight is not None:
+            inside = torch.nn.functional.adaptive_avg_pool2d(weight[None, None], old.shape[-2:]) > 0.5
+            new = torch.where(inside, new, old)
+        result.append(new)
+    return tuple(result)

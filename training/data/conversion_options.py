@@ -1,0 +1,52 @@
+"""What `dataset_tool.py` makes of the images of a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import PIL.Image
+
+from training.data.image_size import check_image_size
+
+RESIZE_FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS}
+TRANSFORMS = ("center-crop", "center-crop-wide")
+CHANNELS = (1, 3, 4)   # gray, RGB, RGB with transparency
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """Choice and treatment of the images; `ValueError` names the option that makes no sense."""
+
+    max_images: int | None = None        # stop after so many images of the source
+    transform: str | None = None         # one of TRANSFORMS; None resizes where a width or height is given
+    resize_filter: str = "lanczos"       # one of RESIZE_FILTERS
+    width: int | None = None             # pixels; None keeps that of the image
+    height: int | None = None
+    force_channels: int | None = None    # one of CHANNELS; None keeps gray or RGB and refuses transparency
+    subfolders_as_labels: bool = False   # the first folder of an image's path is its class
+    skip_bad: bool = False               # leave out what cannot be used, instead of giving up
+    workers: int | None = 1              # processes; None takes one per processor where there is enough to do
+    seed: int = 0                        # of drawn sources
+
+    def __post_init__(self) -> None:
+        counts = {"max-images": self.max_images, "width": self.width, "height": self.height, "workers": self.workers}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        if self.resize_filter not in RESIZE_FILTERS:
+            raise ValueError(f"resize filter must be one of {', '.join(RESIZE_FILTERS)}, got {self.resize_filter}")
+        if self.force_channels not in (None, *CHANNELS):
+            raise ValueError(f"force-channels must be one of 1, 3, 4, got {self.force_channels}")
+        if self.transform not in (None, *TRANSFORMS):
+            raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, got {self.transform}")
+        if self.transform is not None and (self.width is None or self.height is None):
+            raise ValueError(f"transform {self.transform} needs both width and height")
+        if self.width is not None and self.height is not None:
+            self._check_size(self.width, self.height)
+
+    def _check_size(self, width: int, height: int) -> None:
+        if self.transform == "center-crop-wide":   # gives squares
+            if height > width:
+                raise ValueError(f"center-crop-wide needs a height up to the width, got {width}x{height}")
+            height = width
+        check_image_size(width, height, "the data set")

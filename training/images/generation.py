@@ -1,0 +1,211 @@
+"""From a network file and a seed to an 8-bit image."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import dnnlib
+from training.network_files import load_networks
+
+MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
+MAX_IMAGES = 1_000_000   # per run; a longer list is a slip of the keyboard
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3`, `1,5,9` or `0-7` (inclusive), or a mixture, -> seeds in the given order, repetitions dropped."""
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
+        if not match:
+            raise ValueError(f"seeds must look like 3 or 1,5,9 or 0-7, got {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last <= MAX_SEED:
+            raise ValueError(f"seeds {part.strip()} must run upwards within 0..{MAX_SEED}")
+        if last - first + len(seeds) >= MAX_IMAGES:
+            raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return list(seeds)
+
+
+def series_name(seeds: Sequence[int]) -> str:
+    """What a file about several seeds is called: `seed0003-seed0007`, by the first and the last; `seed0003` of one."""
+    first, last = f"seed{seeds[0]:04d}", f"seed{seeds[-1]:04d}"
+    return first if len(seeds) == 1 else f"{first}-{last}"
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the first CUDA GPU, or the CPU where there is none."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}") from err
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} is not there, found {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def load_generator(network: str, device: torch.device, trust: bool = False) -> torch.nn.Module:
+    """The averaged generator `G_ema` of a network file, URL or short name, ready for inference.
+
+    trust: execute source code that the file carries (see `legacy.load_network_pkl`).
+    """
+    return load_networks(network, trust=trust)["G_ema"].eval().requires_grad_(False).to(device)
+
+
+def seed_to_z(seed: int, z_dim: int) -> torch.Tensor:
+    """The latents of an image seed, the same on every device and host. [1, z_dim] float32"""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
+
+
+def seed_to_noise(seed: int, index: int, shape: Sequence[int]) -> torch.Tensor:
+    """The random noise map of an image seed for convolution `index`, the same on every device. float32
+
+    Its key is that of `ssn_plugin.edits.resample`, so that an image is the same with and without redrawn variants.
+    """
+    return torch.from_numpy(np.random.RandomState([2, seed, 0, index, 0]).standard_normal(shape)).to(torch.float32)
+
+
+def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
+    """One-hot label, all zero without a class. [1, c_dim]"""
+    c = torch.zeros([1, c_dim])
+    if c_dim and class_idx is not None:
+        c[:, class_idx] = 1
+    return c
+
+
+def to_uint8(img: torch.Tensor) -> np.ndarray:
+    """[N, C, H, W] in -1..1 -> uint8 [N, H, W, C], cut off rather than rounded."""
+    return (img.permute(0, 2, 3, 1) * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+@torch.no_grad()
+def save_seeds(
+    G: torch.nn.Module,
+    seeds: Sequence[int],
+    class_idx: int | None,
+    truncation_psi: float,
+    noise_mode: str,
+    outdir: str | os.PathLike,
+) -> Iterator[str]:
+    """Write `seed0003.png` for each seed; yields the paths as they are done.
+
+    Random noise is that of the seed, see `seed_to_noise`. A batch would be faster on a GPU, but its rounding differs
+    from that of single images, so that a seed would give slightly different files from one call to the next.
+    """
+    os.makedirs(outdir, exist_ok=True)
+    device = device_of(G)
+    c = class_to_label(class_idx, G.c_dim).to(device)
+    for seed in seeds:
+        z = seed_to_z(seed, G.z_dim).to(device)
+        img = call_with_noise(G, seed, noise_mode, z, c, truncation_psi=truncation_psi)
+        yield save_png(to_uint8(img)[0], os.path.join(outdir, f"seed{seed:04d}.png"))
+
+
+def noise_maps(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The fixed noise maps of a network or of its synthesis part, by buffer name, in the order of the convolutions."""
+    return {name: buffer for name, buffer in net.named_buffers() if name.endswith(".noise_const")}
+
+
+def synthesize(G: torch.nn.Module, ws: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Images `[N, C, H, W]` of styles `[N, num_ws, w_dim]`.
+
+    noise: maps that take the place of the fixed ones of `G.synthesis` for this call; those not named stay.
+    """
+    return torch.func.functional_call(G.synthesis, noise, (ws,), dict(noise_mode="const"))
+
+
+def call_with_noise(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Call a network whose random noise follows from the seed: as its fixed noise maps, for this one call."""
+    if noise_mode != "random":
+        return net(*args, noise_mode=noise_mode, **kwargs)
+    fixed = enumerate(noise_maps(net).items())
+    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in fixed}
+    return torch.func.functional_call(net, noise, args, dict(kwargs, noise_mode="const"))
+
+
+def load_projected_w(path: str | os.PathLike) -> np.ndarray:
+    """The array `w` of an npz file that projector.py wrote, float32. Its shape is checked by `check_projected_w`."""
+    w = _load_arrays(path, ["w"]).get("w")
+    if w is None:
+        raise ValueError(f"{path} has no array 'w' as projector.py writes it")
+    return w
+
+
+def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike) -> None:
+    if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim):
+        raise ValueError(f"{path}: w must be [N, {G.num_ws}, {G.w_dim}] for this network, got {list(w.shape)}")
+
+
+def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The noise maps that projector.py fitted and wrote beside `w`, by buffer name; empty if it fitted none."""
+    own = noise_maps(G.synthesis)
+    found = _load_arrays(path, list(own))
+    for name, value in found.items():
+        shape = list(own[name].shape)
+        if list(value.shape) != shape:
+            raise ValueError(f"{path}: {name} must be {shape} for this network, got {list(value.shape)}")
+    return {name: torch.from_numpy(value).to(own[name]) for name, value in found.items()}
+
+
+def _load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an npz file has, float32. ValueError if it is none or they are not numbers."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: np.asarray(data[name]) for name in names if name in data}
+    except (IndexError, AttributeError, TypeError):   # a single array, not a collection
+        return {}
+    except (ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise ValueError(f"{path} is not a readable npz file") from err
+    for name, value in arrays.items():
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} must hold finite floats, got {value.dtype}")
+    return {name: value.astype(np.float32) for name, value in arrays.items()}
+
+
+@torch.no_grad()
+def save_projected(
+    G: torch.nn.Module,
+    w: np.ndarray,                    # [N, num_ws, w_dim]
+    noise: dict[str, torch.Tensor],   # fitted noise maps, instead of the network's fixed ones
+    noise_mode: str,
+    outdir: str | os.PathLike,
+) -> Iterator[str]:
+    """Write `proj00.png` for each row of w; yields the paths as they are done. Random noise is that of the row."""
+    os.makedirs(outdir, exist_ok=True)
+    for i, row in enumerate(torch.from_numpy(w).to(device_of(G))):
+        if noise_mode == "const":
+            img = synthesize(G, row[None], noise)
+        else:
+            img = call_with_noise(G.synthesis, i, noise_mode, row[None])
+        yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
+
+
+def save_png(image: np.ndarray, path: str) -> str:
+    """Write uint8 [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, whole or not at all; returns the path."""
+    with dnnlib.util.open_atomic(path) as file:
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, format="PNG")
+    return path
+
+
+def device_of(G: torch.nn.Module) -> torch.device:
+    return next(G.parameters()).device
+
+
+@torch.no_grad()
+def image_shape(G: torch.nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images of G."""
+    ws = torch.zeros([1, G.num_ws, G.w_dim], device=device_of(G))
+    _, channels, height, width = G.synthesis(ws, noise_mode="none").shape
+    return channels, height, width

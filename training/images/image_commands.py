@@ -1,0 +1,55 @@
+"""Parts that the commands which make images have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.images.video import FilmFormat
+
+
+def class_option() -> Callable[[Any], Any]:
+    """The option `--class`."""
+    return click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")
+
+
+def device_option() -> Callable[[Any], Any]:
+    """The option `--device`."""
+    return click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
+
+
+def usable_class(G: torch.nn.Module, class_idx: int | None) -> int | None:
+    """The class to generate; None, with a warning where one was given, for an unconditional network."""
+    if G.c_dim == 0:
+        if class_idx is not None:
+            click.echo("Warning: --class has no effect, the network is unconditional", err=True)
+        return None
+    if class_idx is None:
+        raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
+    if not 0 <= class_idx < G.c_dim:
+        raise click.UsageError(f"--class must be in 0..{G.c_dim - 1} for this network, got {class_idx}")
+    return class_idx
+
+
+def choose_film_format() -> FilmFormat:
+    """How a film will be written. A second choice is announced now, when something can still be done about it."""
+    from training.images import video
+
+    film_format = video.choose_format()
+    if film_format.note:
+        click.echo(f"Note: {film_format.note}", err=True)
+    return film_format
+
+
+def progress_bar(label: str, length: int) -> Any:
+    """On a terminal, a bar with the time left and the number handed to `update`; elsewhere the label alone."""
+    def show(number: float | None) -> str:
+        return "" if number is None else f"{number:.4g}"
+
+    return click.progressbar(length=length, label=label, item_show_func=show, file=sys.stderr)

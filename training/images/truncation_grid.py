@@ -1,0 +1,59 @@
+"""A sheet that shows what truncation does: a row for each seed, a column for each psi."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+import dnnlib
+from training.images.generation import call_with_noise, class_to_label, device_of, seed_to_z, series_name, to_uint8
+from training.images.pictures import draw_labelled_grid
+
+MAX_CELLS = 2000   # 130 million pixels at the largest tile
+
+
+def parse_psis(text: str, num_seeds: int) -> list[float]:
+    """`-1,0,0.5,1` -> values of psi in the given order. ValueError if they are not finite numbers, or too many."""
+    try:
+        psis = [float(part) for part in text.split(",")]
+    except ValueError:
+        psis = []
+    if not psis or not all(map(math.isfinite, psis)):
+        raise ValueError(f"truncation values must look like 0.5,0.7,1, got {text!r}")
+    if num_seeds * len(psis) > MAX_CELLS:
+        raise ValueError(f"a truncation grid may have at most {MAX_CELLS} images, got {num_seeds} x {len(psis)}")
+    return psis
+
+
+@torch.no_grad()
+def save_truncation_grid(
+    G: torch.nn.Module,
+    seeds: Sequence[int],
+    psis: Sequence[float],
+    class_idx: int | None,
+    noise_mode: str,
+    outdir: str,
+) -> str:
+    """Write `seed0003-seed0007-trunc.png`, named by its first and its last seed; returns the path.
+
+    Each image is that of `generation.save_seeds` with the same seed and psi.
+    """
+    device = device_of(G)
+    c = class_to_label(class_idx, G.c_dim).to(device)
+
+    def images() -> Iterator[np.ndarray]:
+        for seed in seeds:
+            z = seed_to_z(seed, G.z_dim).to(device)
+            for psi in psis:
+                yield to_uint8(call_with_noise(G, seed, noise_mode, z, c, truncation_psi=psi))[0]
+
+    page = draw_labelled_grid(images(), [f"seed {seed}" for seed in seeds], [f"psi {psi:g}" for psi in psis])
+    os.makedirs(outdir, exist_ok=True)
+    path = os.path.join(outdir, f"{series_name(seeds)}-trunc.png")
+    with dnnlib.util.open_atomic(path) as file:
+        page.save(file, format="PNG")
+    return path
