@@ -128,11 +128,19 @@ class EditRequest:
 
     def add_to(self, recipes: Sequence[Recipe], G: torch.nn.Module, name: str) -> list[Recipe]:
         """The recipes with the requested edits as variants. Raises ValueError for what this network has not."""
+        edit = self.first_edit(G, name)
+        variants = [edit]
+        if self.transplant_from is None:
+            variants = [dataclasses.replace(edit, variant=self.skip + 1 + i) for i in range(self.num_variants)]
+        return [dataclasses.replace(recipe, variants=tuple(variants)) for recipe in recipes]
+
+    def first_edit(self, G: torch.nn.Module, name: str) -> Edit:
+        """The first of the variants, or the transplant. Raises ValueError for what this network has not."""
         block_grid_of(G, name)
         if self.mask is not None:
             self.mask.check_size(*image_size(G))
         grid, blocks = (None, ()) if self.blocks is None else parse_place(self.blocks, G.block_grid)
-        edit = Edit(
+        return Edit(
             blocks=blocks,
             grid=grid,
             mask=None if self.mask is None else encode_mask(self.mask.weights),
@@ -141,7 +149,3 @@ class EditRequest:
             variant=self.skip + 1 if self.transplant_from is None else None,
             transplant_from=self.transplant_from,
         )
-        variants = [edit]
-        if self.transplant_from is None:
-            variants = [dataclasses.replace(edit, variant=self.skip + 1 + i) for i in range(self.num_variants)]
-        return [dataclasses.replace(recipe, variants=tuple(variants)) for recipe in recipes]

@@ -154,8 +154,8 @@ def decode_mask(png: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
         raise ValueError(f"a mask is not a readable PNG ({err})") from err
 
 
-def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write the recipe, one line per edit, so that people can read it and version control can compare it."""
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON's types; `recipe_from_json` is the way back."""
     masks: dict[bytes, str] = {}  # a mask is stored once, however many variants share it
 
     def edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
         return data | {source: getattr(edit, source)}
 
     lists = {key: [edit_to_json(edit) for edit in getattr(recipe, key)] for key in ("edits", "variants")}
-    head = {
+    return {
         "format": FORMAT,
         "network": {"name": recipe.network_name, "sha256": recipe.network_sha256},
         "seed": recipe.seed,
@@ -177,11 +177,16 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
         "truncation": recipe.truncation,
         "noise_mode": recipe.noise_mode,
         "masks": {name: base64.b64encode(png).decode() for png, name in masks.items()},
+        **lists,
     }
-    lines = [f'  "{key}": {json.dumps(value)}' for key, value in head.items()]
-    for key, edits in lists.items():
-        rows = ",".join(f"\n    {json.dumps(edit)}" for edit in edits)
-        lines.append(f'  "{key}": [{rows}\n  ]' if rows else f'  "{key}": []')
+
+
+def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
+    """Write the recipe, one line per edit, so that people can read it and version control can compare it."""
+    lines = []
+    for key, value in recipe_to_json(recipe).items():
+        rows = ",".join(f"\n    {json.dumps(row)}" for row in value) if isinstance(value, list) else ""
+        lines.append(f'  "{key}": [{rows}\n  ]' if rows else f'  "{key}": {json.dumps(value)}')
     with open_atomic(path, "w", encoding="utf-8", newline="\n") as file:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -196,60 +201,67 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
     with open(path, "rb") as file:
         text = file.read()
     try:
-        return _recipe_from_json(json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant))
-    except UnicodeDecodeError as err:
-        raise ValueError(f"recipe {path}: not a text file in UTF-8") from err
-    except json.JSONDecodeError as err:
-        raise ValueError(f"recipe {path}: not JSON, {err}") from err
-    except RecursionError as err:
-        raise ValueError(f"recipe {path}: nested too deeply") from err
+        return recipe_from_json(parse_json(text))
     except (ValueError, OverflowError) as err:
         raise ValueError(f"recipe {path}: {err}") from err
 
 
-def _recipe_from_json(data: Any) -> Recipe:
+def parse_json(text: bytes) -> Any:
+    """Strict JSON: no key twice, no NaN. ValueError for anything else."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except UnicodeDecodeError as err:
+        raise ValueError("not a text file in UTF-8") from err
+    except json.JSONDecodeError as err:
+        raise ValueError(f"not JSON, {err}") from err
+    except RecursionError as err:
+        raise ValueError("nested too deeply") from err
+
+
+def recipe_from_json(data: Any) -> Recipe:
+    """Read what `recipe_to_json` made. ValueError for unknown keys, wrong types and values out of range."""
     keys = ("format", "network", "seed", "class", "truncation", "noise_mode", "masks", "edits", "variants")
-    _check_keys("the recipe", data, keys)
+    check_keys("the recipe", data, keys)
     if data["format"] != FORMAT:
         raise ValueError(f"format must be {FORMAT!r}, got {data['format']!r}")
-    _check_keys("network", data["network"], ("name", "sha256"))
+    check_keys("network", data["network"], ("name", "sha256"))
     masks = {
         name: _decode_base64(name, text)
-        for name, text in _typed("masks", data["masks"], dict).items()
+        for name, text in typed("masks", data["masks"], dict).items()
     }
     truncation = data["truncation"]
     return Recipe(
-        network_name=_typed("network name", data["network"]["name"], str),
-        network_sha256=_typed("network sha256", data["network"]["sha256"], str),
-        seed=_typed("seed", data["seed"], int),
-        label=None if data["class"] is None else _typed("class", data["class"], int),
-        truncation=float(truncation) if type(truncation) is int else _typed("truncation", truncation, float),
-        noise_mode=_typed("noise_mode", data["noise_mode"], str),
-        edits=tuple(_edit_from_json(edit, masks) for edit in _typed("edits", data["edits"], list)),
-        variants=tuple(_edit_from_json(edit, masks) for edit in _typed("variants", data["variants"], list)),
+        network_name=typed("network name", data["network"]["name"], str),
+        network_sha256=typed("network sha256", data["network"]["sha256"], str),
+        seed=typed("seed", data["seed"], int),
+        label=None if data["class"] is None else typed("class", data["class"], int),
+        truncation=float(truncation) if type(truncation) is int else typed("truncation", truncation, float),
+        noise_mode=typed("noise_mode", data["noise_mode"], str),
+        edits=tuple(_edit_from_json(edit, masks) for edit in typed("edits", data["edits"], list)),
+        variants=tuple(_edit_from_json(edit, masks) for edit in typed("variants", data["variants"], list)),
     )
 
 
 def _edit_from_json(data: Any, masks: dict[str, bytes]) -> Edit:
-    _typed("an edit", data, dict)
+    typed("an edit", data, dict)
     place = "mask" if "mask" in data else "blocks"
     source = "transplant_from" if "transplant_from" in data else "variant"
     optional = ("grid",) if "grid" in data else ()
-    _check_keys("an edit", data, (place, *optional, "layers", "noise", source))
-    if place == "mask" and _typed("mask", data["mask"], str) not in masks:
+    check_keys("an edit", data, (place, *optional, "layers", "noise", source))
+    if place == "mask" and typed("mask", data["mask"], str) not in masks:
         raise ValueError(f"edit names {data['mask']!r}, masks has {', '.join(masks) or 'none'}")
-    blocks = _typed("blocks", data["blocks"], list) if place == "blocks" else []
+    blocks = typed("blocks", data["blocks"], list) if place == "blocks" else []
     return Edit(
         blocks=tuple(_int_pair("a block", block) for block in blocks),
         grid=_int_pair("grid", data["grid"]) if optional else None,
         mask=masks[data["mask"]] if place == "mask" else None,
         layers=_int_pair("layers", data["layers"]),
-        noise=_typed("noise", data["noise"], bool),
-        **{source: _typed(source, data[source], int)},
+        noise=typed("noise", data["noise"], bool),
+        **{source: typed(source, data[source], int)},
     )
 
 
-def _typed(name: str, value: Any, kind: type) -> Any:
+def typed(name: str, value: Any, kind: type) -> Any:
     # `type is`, not isinstance: JSON's true must not pass as the number 1.
     if type(value) is not kind:
         raise ValueError(f"{name} must be of type {kind.__name__}, got {json.dumps(value)[:80]}")
@@ -264,13 +276,13 @@ def _int_pair(name: str, value: Any) -> tuple[int, int]:
 
 def _decode_base64(name: str, text: Any) -> bytes:
     try:
-        return base64.b64decode(_typed(name, text, str), validate=True)
+        return base64.b64decode(typed(name, text, str), validate=True)
     except ValueError as err:
         raise ValueError(f"{name} is not base64 ({err})") from err
 
 
-def _check_keys(name: str, data: Any, keys: Sequence[str]) -> None:
-    _typed(name, data, dict)
+def check_keys(name: str, data: Any, keys: Sequence[str]) -> None:
+    typed(name, data, dict)
     for key in data:
         if key not in keys:
             raise ValueError(f"{name} has the unknown key {key!r}; it takes {', '.join(keys)}")

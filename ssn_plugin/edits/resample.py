@@ -43,8 +43,17 @@ class Variant:
     outside: float     # and elsewhere; NaN where there is no such place
 
     @property
+    def number(self) -> int:
+        return self.edit.number
+
+    @property
     def name(self) -> str:
-        return f"v{self.edit.number:02d}"
+        return f"v{self.number:02d}"
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 [H, W, C]"""
+        return to_uint8(self.img)
 
     @property
     def locality(self) -> float:
@@ -84,10 +93,13 @@ def start_recipes(
     return [Recipe(name, sha256, seed, label, truncation, noise_mode) for seed in seeds]
 
 
-def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str) -> None:
-    """Raise ValueError unless the recipe belongs to this network and fits it."""
+def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str, sha256: str | None = None) -> None:
+    """Raise ValueError unless the recipe belongs to this network and fits it.
+
+    sha256: the network's hash, for those who ask often.
+    """
     block_grid_of(G, name)
-    sha256 = hash_network(G)
+    sha256 = sha256 or hash_network(G)
     if sha256 != recipe.network_sha256:
         raise ValueError(f"the recipe belongs to {recipe.network_name} with hash {recipe.network_sha256}, "
                          f"{name} has hash {sha256}")
@@ -210,6 +222,11 @@ def change(before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> t
     """
     squared = (after - before).square().mean(dim=0)  # [H, W]
     return squared[region].mean().item(), squared[~region].mean().item()
+
+
+def to_uint8(img: torch.Tensor) -> np.ndarray:
+    """[C, H, W] in -1..1 -> uint8 [H, W, C], cut off rather than rounded, as the host's scripts do."""
+    return (img.permute(1, 2, 0) * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy()
 
 
 def resample(G: torch.nn.Module, recipe: Recipe) -> Resampling:

@@ -11,12 +11,11 @@ import itertools
 import os
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from ssn_plugin.edits.contact_sheet import draw_change_map, draw_contact_sheet
 from ssn_plugin.edits.recipe import Recipe, read_recipe, write_recipe
-from ssn_plugin.edits.resample import Resampling
+from ssn_plugin.edits.resample import Resampling, to_uint8
 from ssn_plugin.files import save_png
 
 
@@ -40,7 +39,7 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
         if not recipe.variants or len(joined.variants) == len(recipe.variants)
     )
     original = to_uint8(result.original)
-    variants = [to_uint8(variant.img) for variant in result.variants]
+    variants = [variant.image for variant in result.variants]
     save_png(original, f"{path}.png")
     for variant, image in zip(result.variants, variants, strict=True):
         save_png(image, f"{path}-{variant.name}.png")
@@ -84,11 +83,6 @@ def mean_change(result: Resampling) -> torch.Tensor:
     """Mean absolute change over variants and channels of what can be seen; 1 is the whole image range. [H, W]"""
     before = result.original.clamp(-1, 1)
     return torch.stack([(v.img.clamp(-1, 1) - before).abs() for v in result.variants]).mean(dim=[0, 1]) / 2
-
-
-def to_uint8(img: torch.Tensor) -> np.ndarray:
-    """[C, H, W] in -1..1 -> uint8 [H, W, C], cut off rather than rounded, as the host's scripts do."""
-    return (img.permute(1, 2, 0) * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy()
 
 
 def describe_edit(recipe: Recipe) -> str:
