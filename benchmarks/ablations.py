@@ -23,8 +23,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import pareto  # noqa: E402
-from benchmarks.pareto_report import (  # noqa: E402
+from benchmarks import pareto
+from benchmarks.pareto_report import (
     NO_DETECTORS,
     SSN_RESULTS,
     format_summary,
@@ -33,8 +33,8 @@ from benchmarks.pareto_report import (  # noqa: E402
     read_points,
     summarise,
 )
-from dnnlib.util import open_atomic  # noqa: E402
-from training.cli import Command  # noqa: E402
+from dnnlib.util import open_atomic
+from training.cli import Command
 
 DEFAULT = "default"  # the point that all ablations share
 BASE = "--cfg=ssn-plus"

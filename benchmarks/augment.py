@@ -22,9 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training import augment, config, loss, networks  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.run import construction  # noqa: E402
+from training import augment, config, loss, networks
+from training.cli import Command
+from training.run import construction
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:

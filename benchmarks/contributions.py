@@ -27,10 +27,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import open_atomic  # noqa: E402
-from torch_utils.ops import upfirdn2d  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.images.generation import class_to_label, device_of, load_generator, pick_device, seed_to_z  # noqa: E402
+from dnnlib.util import open_atomic
+from torch_utils.ops import upfirdn2d
+from training.cli import Command
+from training.images.generation import class_to_label, device_of, load_generator, pick_device, seed_to_z
 
 BATCH = 16  # images measured at a time
 

@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.speed import LAZY_CYCLE, in_turns, ratio, seconds, training_step  # noqa: E402
-from training.cli import Command  # noqa: E402
+from benchmarks.speed import LAZY_CYCLE, in_turns, ratio, seconds, training_step
+from training.cli import Command
 
 NAMES = ["StyleGAN2", "SSN, lambda 0", "SSN, lambda 100, interval 1"]
 

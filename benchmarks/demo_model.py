@@ -23,14 +23,14 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import format_time, open_atomic  # noqa: E402
-from metrics.content_hash import hash_network  # noqa: E402
-from metrics.report import format_table, read_results  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.formats import network_export, network_names  # noqa: E402
-from training.network_files import load_networks  # noqa: E402
-from training.networks import side_lengths  # noqa: E402
-from training.run.run_folders import recorded_args  # noqa: E402
+from dnnlib.util import format_time, open_atomic
+from metrics.content_hash import hash_network
+from metrics.report import format_table, read_results
+from training.cli import Command
+from training.formats import network_export, network_names
+from training.network_files import load_networks
+from training.networks import side_lengths
+from training.run.run_folders import recorded_args
 
 MAX_BYTES = 6_000_000  # per model, so that a clone of the repository stays quick
 MAX_TITLE = 80         # letters; `--network=help` shows it beside the name

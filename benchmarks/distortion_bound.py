@@ -32,13 +32,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bound import Components, DistortionBound, distortion_bound, principal_components  # noqa: E402
-from dnnlib.util import open_atomic  # noqa: E402
-from ssn_plugin.block_grid import block_grid_of, first_block  # noqa: E402
-from ssn_plugin.config import parse_block_grids  # noqa: E402
-from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change  # noqa: E402
-from ssn_plugin.edits.resample import keyed_normal  # noqa: E402
-from ssn_plugin.metrics import (  # noqa: E402
+from benchmarks.bound import Components, DistortionBound, distortion_bound, principal_components
+from dnnlib.util import open_atomic
+from ssn_plugin.block_grid import block_grid_of, first_block
+from ssn_plugin.config import parse_block_grids
+from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change
+from ssn_plugin.edits.resample import keyed_normal
+from ssn_plugin.metrics import (
     FRESH_STREAM,
     LATENT_STREAM,
     draw_labels,
@@ -46,9 +46,9 @@ from ssn_plugin.metrics import (  # noqa: E402
     measure_pairs,
     run_network,
 )
-from training.cli import Command  # noqa: E402
-from training.dataset import ImageFolderDataset  # noqa: E402
-from training.images.generation import load_generator, pick_device  # noqa: E402
+from training.cli import Command
+from training.dataset import ImageFolderDataset
+from training.images.generation import load_generator, pick_device
 
 BATCH = 64  # images at a time
 

@@ -29,19 +29,19 @@ import click
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.droplet_layers import LAYERS, make_generator, synthesis_layers
+from benchmarks.pareto import current_commit, describe_machine
+from benchmarks.pareto_report import markdown_table, training_seconds
+from dnnlib.util import open_atomic
+from training.cli import Command, Interrupted
+from training.images.generation import seed_to_z, to_uint8
+from training.run import run_state
+from training.run.construction import load_training_set
+from training.training_loop import training_loop
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.droplet_layers import LAYERS, make_generator, synthesis_layers  # noqa: E402
-from benchmarks.pareto import current_commit, describe_machine  # noqa: E402
-from benchmarks.pareto_report import markdown_table, training_seconds  # noqa: E402
-from dnnlib.util import open_atomic  # noqa: E402
-from training.cli import Command, Interrupted  # noqa: E402
-from training.images.generation import seed_to_z, to_uint8  # noqa: E402
-from training.run import run_state  # noqa: E402
-from training.run.construction import load_training_set  # noqa: E402
-from training.training_loop import training_loop  # noqa: E402
-
 LEAST_RESOLUTION = 16  # of the feature maps that are measured
 BATCH = 16             # images measured at a time
 BEFORE = ", before"    # ends the names of activations that are about to be normalised

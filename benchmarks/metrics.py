@@ -26,10 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from metrics import detectors, metric_utils, sampling  # noqa: E402
-from metrics.frechet_inception_distance import frechet_distance  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.networks import Generator  # noqa: E402
+from metrics import detectors, metric_utils, sampling
+from metrics.frechet_inception_distance import frechet_distance
+from training.cli import Command
+from training.networks import Generator
 
 URL = detectors.RANDOM_VGG16_URL
 BATCH = 64       # images that the detector sees at a time

@@ -39,10 +39,9 @@ from typing import Any
 
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.pareto_report import (  # noqa: E402
+from benchmarks.pareto_report import (
     finished_run,
     read_result,
     run_folders,
@@ -51,9 +50,10 @@ from benchmarks.pareto_report import (  # noqa: E402
     snapshots_of,
     write_report,
 )
-from dnnlib.util import open_atomic  # noqa: E402
-from training.cli import Command  # noqa: E402
+from dnnlib.util import open_atomic
+from training.cli import Command
 
+ROOT = Path(__file__).resolve().parents[1]
 LAMBDAS = "0,1,10,100,1000,10000"
 BASELINE = "stylegan2"
 TINY = dict(

@@ -21,8 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import open_atomic  # noqa: E402
-from training.cli import Command  # noqa: E402
+from dnnlib.util import open_atomic
+from training.cli import Command
 
 # Result keys of the quality metrics, the first of which is the figure's, and their names in tables.
 QUALITY = re.compile(r"(?P<name>r?fid|r?kid|swd|ppl)\d+k?_(full|[zw](full|end))")

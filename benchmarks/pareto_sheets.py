@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import open_atomic  # noqa: E402
-from ssn_plugin.block_grid import block_grid_of, first_block  # noqa: E402
-from ssn_plugin.distortion import block_mask  # noqa: E402
-from ssn_plugin.edits.resample import redraw_blocks, sample_z  # noqa: E402
-from ssn_plugin.files import save_png  # noqa: E402
-from ssn_plugin.metrics import draw_noise, measure_pairs, run_network, synthesize_pairs  # noqa: E402
-from training.cli import Command, network_option  # noqa: E402
-from training.images.generation import load_generator  # noqa: E402
+from dnnlib.util import open_atomic
+from ssn_plugin.block_grid import block_grid_of, first_block
+from ssn_plugin.distortion import block_mask
+from ssn_plugin.edits.resample import redraw_blocks, sample_z
+from ssn_plugin.files import save_png
+from ssn_plugin.metrics import draw_noise, measure_pairs, run_network, synthesize_pairs
+from training.cli import Command, network_option
+from training.images.generation import load_generator
 
 GAP = 4                    # between tiles, pixels
 CAPTION = 20               # height of the line above them

@@ -29,16 +29,16 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ssn_plugin.config import SSNConfig  # noqa: E402
-from ssn_plugin.loss import DistortionLoss  # noqa: E402
-from ssn_plugin.networks import SSNGenerator  # noqa: E402
-from training import networks  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.config import auto_spec  # noqa: E402
-from training.loss import StyleGAN2Loss  # noqa: E402
-from training.run.construction import configure_torch  # noqa: E402
-from training.run.cuda_graphs import GraphedLoss  # noqa: E402
-from training.run.step import StepOptions, TrainingState, make_phases, train_step  # noqa: E402
+from ssn_plugin.config import SSNConfig
+from ssn_plugin.loss import DistortionLoss
+from ssn_plugin.networks import SSNGenerator
+from training import networks
+from training.cli import Command
+from training.config import auto_spec
+from training.loss import StyleGAN2Loss
+from training.run.construction import configure_torch
+from training.run.cuda_graphs import GraphedLoss
+from training.run.step import StepOptions, TrainingState, make_phases, train_step
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
 PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink)

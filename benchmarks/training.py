@@ -29,15 +29,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training import training_loop  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.config import setup_training_loop_kwargs  # noqa: E402
-from training.plugins import import_plugins  # noqa: E402
-from training.run import batches, construction, processes, run_state  # noqa: E402
-from training.run.batches import TrainingData  # noqa: E402
-from training.run.place import Place  # noqa: E402
-from training.run.snapshot import network_snapshot  # noqa: E402
-from training.run.step import StepOptions, TrainingState, train_step  # noqa: E402
+from training import training_loop
+from training.cli import Command
+from training.config import setup_training_loop_kwargs
+from training.plugins import import_plugins
+from training.run import batches, construction, processes, run_state
+from training.run.batches import TrainingData
+from training.run.place import Place
+from training.run.snapshot import network_snapshot
+from training.run.step import StepOptions, TrainingState, train_step
 
 CPU = torch.device("cpu")
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]   # children start there, so that they find the packages
 sys.path.insert(0, str(ROOT))
 
 SIZES = [("ssn", 32, 16), ("ssn", 128, 8), ("auto", 32, 4), ("auto", 64, 4)]  # (cfg, pixels, batch)
@@ -28,8 +28,8 @@ def main() -> None:
     sizes = [(words[i], int(words[i + 1]), int(words[i + 2])) for i in range(0, len(words), 3)] or SIZES
     print("| cfg | pixels | batch | estimated, MiB | measured, MiB | difference |\n|---|---|---|---|---|---|")
     for cfg, resolution, batch in sizes:
-        program = f"import training_memory; training_memory.report({cfg!r}, {resolution}, {batch})"
-        subprocess.run([sys.executable, "-c", program], cwd=ROOT / "benchmarks", check=True)
+        program = f"from benchmarks import training_memory as m; m.report({cfg!r}, {resolution}, {batch})"
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def report(cfg: str, resolution: int, batch: int) -> None:
@@ -56,11 +56,10 @@ def training_arguments(cfg: str, resolution: int, batch: int, folder: str) -> di
 
 def estimate(args: dict[str, Any], resolution: int) -> float:
     """The estimate in MiB. The networks are built in another process, whose memory does not count."""
-    program = "import sys; sys.path.insert(0, '..'); import training_memory as m; print(m.compute_estimate(" \
+    program = "from benchmarks import training_memory as m; print(m.compute_estimate(" \
               f"{dict(G=dict(args['G_kwargs']), D=dict(args['D_kwargs']))!r}, {args['batch_gpu']}, {resolution}))"
-    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "benchmarks", capture_output=True, text=True,
-                             check=True).stdout
-    return float(printed) / 2**20
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(process.stdout) / 2**20
 
 
 def compute_estimate(kwargs: dict[str, Any], batch: int, resolution: int) -> int:

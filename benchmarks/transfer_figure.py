@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ssn_plugin.files import save_png  # noqa: E402
-from ssn_plugin.transfer import transfer_networks  # noqa: E402
-from training.cli import Command  # noqa: E402
-from training.images.generation import seed_to_z, to_uint8  # noqa: E402
-from training.network_files import load_networks  # noqa: E402
+from ssn_plugin.files import save_png
+from ssn_plugin.transfer import transfer_networks
+from training.cli import Command
+from training.images.generation import seed_to_z, to_uint8
+from training.network_files import load_networks
 
 GAP, LABEL_WIDTH, FONT_SIZE = 8, 170, 15
 
