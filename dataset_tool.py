@@ -20,7 +20,7 @@ from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORM
 from training.data.dataset_conversion import ConversionSummary, convert_dataset
 from training.data.image_files import describe_shape
 
-MAX_LINES = 10   # of classes or skipped files that are printed; the others are in the data set, or in a file beside it
+MAX_LINES = 10   # printed for classes or skipped files; the others are in the data set or in a file beside it
 EXAMPLES = """\b
 Examples:
   python dataset_tool.py --source=castles --dest=datasets/castles64.zip --resolution=64x64 --max-images=20000
@@ -45,7 +45,8 @@ class Resolution(click.ParamType):
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.option("--source", required=True, metavar="PATH", help="Where the images are, or castles to draw them")
 @click.option("--dest", required=True, metavar="PATH", help="Folder (empty or new), or .zip (replaced) to write")
-@click.option("--max-images", type=click.IntRange(min=1), metavar="N", help="Take so many images  [default: all]")
+@click.option("--max-images", type=click.IntRange(min=1), metavar="N",
+              help="Use only the first N images  [default: all]")
 @click.option("--resize-filter", type=click.Choice(list(RESIZE_FILTERS)), default="lanczos", show_default=True,
               help="How to resize")
 @click.option("--transform", type=click.Choice(TRANSFORMS),

@@ -49,7 +49,7 @@ def test_closing_ends_the_workers_early():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_an_error(workers):
-    with pytest.raises(OSError, match="a worker process died, perhaps for want of memory"):
+    with pytest.raises(OSError, match="a worker process died: memory ran out"):
         list(ordered_map(os._exit, CHUNK, workers))
 
 

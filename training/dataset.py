@@ -74,7 +74,7 @@ class Dataset(torch.utils.data.Dataset):
         self,
         name: str,
         raw_shape: Sequence[int],      # N, C, H, W of the source
-        max_size: int | None = None,   # keep so many images, drawn with `random_seed`; None keeps all
+        max_size: int | None = None,   # keep a subset of this size, drawn with `random_seed`; None keeps all
         use_labels: bool = False,      # False ignores the labels: every image then has a label of width 0
         xflip: bool = False,           # append a mirrored copy of every kept image
         random_seed: int = 0,

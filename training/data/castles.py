@@ -21,7 +21,7 @@ import PIL.ImageDraw
 
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
-Bricks = tuple[tuple[float, float, float], ...]   # of each: place across and down its wall in 0..1, brightness
+Bricks = tuple[tuple[float, float, float], ...]   # each: place across and down its wall in 0..1, brightness
 
 SMALL_SUPERSAMPLING = 4    # canvas pixels per image pixel and axis
 LARGE_SUPERSAMPLING = 2    # the same for images of LARGE pixels and more, where edges are a smaller part
@@ -165,7 +165,7 @@ class Scene:
     sun_radius: float
     moon: bool
     stars: tuple[tuple[float, float, float], ...]             # x, y, brightness
-    clouds: tuple[tuple[tuple[float, float, float], ...], ...]   # of each, its half discs: x, y of the base, radius
+    clouds: tuple[tuple[tuple[float, float, float], ...], ...]   # the half discs of each: x, y of the base, radius
     hills: tuple[tuple[Colour, tuple[float, ...]], ...]       # colour and heights along x, far to near
     behind: tuple[Tower, ...]
     wall: Wall

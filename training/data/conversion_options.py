@@ -17,7 +17,7 @@ CHANNELS = (1, 3, 4)   # gray, RGB, RGB with transparency
 class ConversionOptions:
     """Choice and treatment of the images; `ValueError` names the option that makes no sense."""
 
-    max_images: int | None = None        # stop after so many images of the source
+    max_images: int | None = None        # take only the first images of the source
     transform: str | None = None         # one of TRANSFORMS; None resizes where a width or height is given
     resize_filter: str = "lanczos"       # one of RESIZE_FILTERS
     width: int | None = None             # pixels; None keeps that of the image
@@ -26,7 +26,7 @@ class ConversionOptions:
     subfolders_as_labels: bool = False   # the first folder of an image's path is its class
     skip_bad: bool = False               # leave out what cannot be used, instead of giving up
     workers: int | None = 1              # processes; None takes one per processor where there is enough to do
-    seed: int = 0                        # of drawn sources
+    seed: int = 0                        # another seed draws other images
 
     def __post_init__(self) -> None:
         counts = {"max-images": self.max_images, "width": self.width, "height": self.height, "workers": self.workers}

@@ -25,13 +25,13 @@ from training.data.dataset_writers import open_writer
 from training.data.image_files import LABEL_FILE, describe_shape
 from training.data.image_size import check_image_size
 from training.data.image_transforms import transform_image
-from training.data.ordered_pool import available_processors, ordered_map
+from training.data.ordered_pool import WorkerDied, available_processors, ordered_map
 
 __all__ = [
     "RESIZE_FILTERS", "TRANSFORMS", "ConversionOptions", "ConversionSummary", "convert_dataset",
 ]
 
-ITEMS_PER_WORKER = 256   # starting a process takes as long as converting about so many small images
+ITEMS_PER_WORKER = 256   # starting a process takes as long as converting about this many small images
 
 Shape = tuple[int, int, int]   # C, H, W
 
@@ -44,7 +44,7 @@ class ConversionSummary:
     image_shape: Shape
     label_text: str                  # "labels of 10 classes", "no labels", ...
     classes: list[tuple[str, int]]   # name and number of images of class 0, 1, ... where the source has names
-    num_bytes: int                   # of the written files
+    num_bytes: int                   # size of the written files
     seconds: float
 
 
@@ -116,16 +116,14 @@ class Selection:
     def __init__(self, path: str, source: Source, options: ConversionOptions):
         self._path, self._source, self._options = path, source, options
         self._first: tuple[str, Shape] | None = None    # name and shape of the first image; the others must be like it
-        self._labels: list[tuple[str, Label | None]] = []   # of the files in the data set, by name
+        self._labels: list[tuple[str, Label | None]] = []   # name and label of each file in the data set
         self._num_dropped = self._num_bytes = 0
         self._skipped: list[str] = []
 
     def files(self, progress: Callable[[int, int], None] | None) -> Generator[tuple[str, bytes], None, None]:
         """Name and content of the image files of the data set, in order."""
         total = len(self._source)
-        convert = Converter(self._path, self._source, self._options)
-        workers = num_workers(self._source, self._options)
-        with contextlib.closing(ordered_map(convert, total, workers, self._source.hazard)) as outcomes:
+        with contextlib.closing(self._outcomes()) as outcomes:
             for idx, outcome in enumerate(outcomes):
                 if self._is_chosen(outcome):
                     name = f"{idx:08d}"[:5] + f"/img{idx:08d}.png"
@@ -136,6 +134,13 @@ class Selection:
                     progress(idx + 1, total)
         if not self._labels:
             raise self._nothing_left()
+
+    def _outcomes(self) -> Generator[Outcome, None, None]:
+        convert = Converter(self._path, self._source, self._options)
+        try:
+            yield from ordered_map(convert, len(self._source), num_workers(self._source, self._options))
+        except WorkerDied as err:
+            raise OSError(f"{self._path}: {err}") from err
 
     def _is_chosen(self, outcome: Outcome) -> bool:
         error = outcome.error
@@ -186,7 +191,7 @@ class Selection:
 def num_workers(source: Source, options: ConversionOptions) -> int:
     """New processes to convert the images with; 0 leaves the work to this one."""
     workers = options.workers or max(1, min(available_processors(), len(source) // ITEMS_PER_WORKER))
-    return 0 if source.in_memory or workers == 1 and source.hazard is None else workers
+    return 0 if source.in_memory or workers == 1 and not source.may_crash else workers
 
 
 def describe_labels(labels: list[Label | None]) -> str:

@@ -6,10 +6,13 @@ that several processes share the work.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,18 +20,20 @@ import PIL.Image
 from training.data import castles
 from training.data.array_sources import CIFAR10_CLASSES, read_cifar10, read_mnist
 from training.data.conversion_options import ConversionOptions
-from training.data.image_files import ImageArchive, decode_image, read_labels
-from training.data.lmdb_table import open_table
+from training.data.image_files import ImageArchive, decode_image, one_line, read_labels
 
 Label = int | list[float]
+LMDB_MAGIC = 0xBEEFC0DE
+LMDB_HEADER = struct.Struct("<16x II 16x I")   # at the start of each of the first two pages: magic, version, page size
+LMDB_PAGE_SIZES = tuple(2**i for i in range(8, 17))
 
 
 class Source:
     """Images by number in a fixed order, each with a name for messages and a label or None."""
 
     class_names: Sequence[str] | None = None   # what the classes 0, 1, ... mean, where the source knows
-    in_memory = False            # converting an image is then faster than handing it to another process
-    hazard: str | None = None    # why loading an image may end the process, for a message; only workers load it then
+    in_memory = False   # converting an image is then faster than handing it to another process
+    may_crash = False   # loading an image may end the process that does it: only workers do
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -87,20 +92,93 @@ class ImageArrays(Source):
 
 
 class LmdbImages(Source):
-    """Encoded images in an LMDB file, in the order of their keys."""
+    """Encoded images in an LMDB file, in the order of their keys. Pickles as a path; each process opens its own file.
 
-    def __init__(self, path: str, max_images: int | None):
-        self.hazard = f"because {path} is damaged"
-        self._table = open_table(path, max_images, self.hazard)
+    Raises `OSError` with one line that names the file if it is damaged, cut short or of another kind, `ValueError` if
+    the library is missing.
+    """
+
+    may_crash = True   # the library maps the file into memory and trusts the offsets in it
+
+    def __init__(self, path: str, max_images: int | None = None):
+        self._path = path
+        self._cursor: Any = None   # lmdb.Cursor
+        self._position = -1        # where the cursor stands; -1 is before the first entry
+        check_lmdb_header(path)
+        with self._one_line_errors(), self._open() as env:
+            needed, entries = (env.info()["last_pgno"] + 1) * env.stat()["psize"], env.stat()["entries"]
+        size = os.path.getsize(path)
+        if size < needed:
+            raise OSError(f"{path} is cut short: it has {size} bytes, its pages take {needed}")
+        if entries > size:
+            raise OSError(f"{path} is damaged: it claims {entries} entries in {size} bytes")
+        self._num_entries = entries if max_images is None else min(entries, max_images)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return self._num_entries
 
     def name(self, idx: int) -> str:
-        return self._table.key(idx).decode("latin-1")
+        return self._move_to(idx).key().decode("latin-1")
+
+    def read(self, idx: int) -> bytes:
+        return self._move_to(idx).value()
 
     def load(self, idx: int) -> PIL.Image.Image:
-        return decode_image(self._table.value(idx), f"{self._table.path}: cannot read {self.name(idx)}")
+        return decode_image(self.read(idx), f"{self._path}: cannot read {self.name(idx)}")
+
+    def _open(self) -> Any:
+        # Nobody writes, and the folder may be read-only: no lock file.
+        return import_lmdb().open(self._path, subdir=False, readonly=True, lock=False)
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        lmdb = import_lmdb()
+        try:
+            yield
+        except lmdb.Error as err:
+            raise OSError(f"{self._path} is not a readable LMDB file: {one_line(err)}") from err
+
+    def _move_to(self, idx: int) -> Any:
+        """The cursor at entry `idx`. LMDB knows no positions: it goes there step by step, a microsecond each."""
+        with self._one_line_errors():
+            if self._cursor is None:
+                self._cursor, self._position = self._open().begin().cursor(), -1
+            elif idx < self._position:
+                self._cursor.first()
+                self._position = 0
+            while self._position < idx:
+                if not self._cursor.next():
+                    raise OSError(f"{self._path} is damaged: it ends after {self._position + 1} entries")
+                self._position += 1
+        return self._cursor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__, _cursor=None)
+
+
+def import_lmdb() -> Any:
+    try:
+        import lmdb
+    except ModuleNotFoundError as err:
+        raise ValueError("LSUN needs the package lmdb, which is not installed: pip install lmdb (extra lsun)") from err
+    return lmdb
+
+
+def check_lmdb_header(path: str) -> None:
+    """`OSError` unless a file begins with the two headers of a database whose page size is possible.
+
+    The library divides by the page size that stands there and would take the process with it.
+    """
+    with open(path, "rb") as file:
+        page_size = LMDB_HEADER.size
+        for number in range(2):
+            file.seek(number * page_size)
+            header = file.read(LMDB_HEADER.size)
+            if len(header) < LMDB_HEADER.size:
+                raise OSError(f"{path} is not a readable LMDB file: it ends in its header")
+            magic, _, page_size = LMDB_HEADER.unpack(header)
+            if magic != LMDB_MAGIC or page_size not in LMDB_PAGE_SIZES:
+                raise OSError(f"{path} is not a readable LMDB file: its header is of another kind or damaged")
 
 
 class Castles(Source):

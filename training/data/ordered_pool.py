@@ -19,16 +19,19 @@ CHUNK = 8              # items that a worker does at once; passing a chunk on co
 CHUNKS_PER_WORKER = 2  # in work or waiting for their turn; bounds the memory that results take
 
 
+class WorkerDied(OSError):
+    """A worker process ended without saying why."""
+
+
 def ordered_map(
     function: Callable[[int], T],
     num_items: int,
-    workers: int = 0,            # new processes, which get `function` pickled once; with 0 this process does the work
-    hazard: str | None = None,   # what can end a worker besides a want of memory, for the error message
+    workers: int = 0,   # new processes, which get `function` pickled once; with 0 this process does the work
 ) -> Generator[T, None, None]:
     """Results of `function` for 0 ... `num_items`-1, in order, whichever process computes them.
 
     Close the iterator (`contextlib.closing`) to stop the workers early. They also end when this process dies.
-    Exceptions of `function` are raised here; `OSError` if a worker ends in another way.
+    Exceptions of `function` are raised here; `WorkerDied` if a worker ends in another way.
     """
     if workers == 0:
         yield from map(function, range(num_items))
@@ -44,8 +47,8 @@ def ordered_map(
             yield from pending.popleft().result()
             pending.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
     except BrokenProcessPool as err:
-        reasons = [hazard, "for want of memory (fewer workers need less)"]
-        raise OSError(f"a worker process died, perhaps {' or '.join(filter(None, reasons))}") from err
+        raise WorkerDied("a worker process died: memory ran out (fewer workers need less), or a damaged file crashed "
+                         "its reader") from err
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -73,7 +76,7 @@ def available_processors() -> int:
     return os.cpu_count() or 1
 
 
-_function: Callable[[int], Any] | None = None   # of a worker process
+_function: Callable[[int], Any] | None = None   # what this worker process computes
 
 
 def start_worker(function: Callable[[int], Any]) -> None:
