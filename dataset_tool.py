@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import format_time, open_atomic
+from dnnlib.util import format_time, open_atomic, printable
 from training.cli import Command
 from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
 from training.data.dataset_conversion import ConversionSummary, convert_dataset
@@ -146,23 +146,20 @@ def describe_summary(summary: ConversionSummary, dest: str) -> str:
 
 def describe_classes(summary: ConversionSummary) -> list[str]:
     """Which class has which name, where the source knows."""
-    lines = [f"  class {idx}: {printable(name)} ({count} images)" for idx, (name, count) in enumerate(summary.classes)]
+    lines = [
+        f"  class {idx}: {printable(name, None)} ({count} images)" for idx, (name, count) in enumerate(summary.classes)
+    ]
     return shortened(lines, "dataset.json")
 
 
 def report_skipped(summary: ConversionSummary, dest: str) -> list[str]:
     """A line for each skipped image; where they are many, all of them go to a file beside the data set."""
-    reasons = [printable(reason) for reason in summary.skipped]
+    reasons = [printable(reason, None) for reason in summary.skipped]
     path = re.sub(r"\.zip$", "", os.path.realpath(dest), flags=re.IGNORECASE) + ".skipped.txt"
     if len(reasons) > MAX_LINES:
         with open_atomic(path, "w", encoding="utf-8") as file:
             file.writelines(f"{reason}\n" for reason in reasons)
     return shortened([f"  skipped: {reason}" for reason in reasons], path)
-
-
-def printable(text: str) -> str:
-    """`text` with what a file name may hold and a line or terminal cannot, as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shortened(lines: list[str], place: str) -> list[str]:

@@ -23,11 +23,12 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import format_time, open_atomic
+from dnnlib.util import format_time, hash_file, open_atomic
 from metrics.content_hash import hash_network
 from metrics.report import format_table, read_results
 from training.cli import Command
 from training.formats import network_export, network_names
+from training.formats.card import LIMITS, describe_networks
 from training.network_files import load_networks
 from training.networks import side_lengths
 from training.run.run_folders import recorded_args
@@ -143,8 +144,8 @@ def card_text(
 ) -> str:
     """The card of a demo model, in Markdown."""
     about = [
-        *network_export.describe_networks(networks), ("Licence", licence),
-        ("File", f"{model.stat().st_size:,} bytes, SHA-256 `{network_export.sha256(model)}`"),
+        *describe_networks(networks), ("Licence", licence),
+        ("File", f"{model.stat().st_size:,} bytes, SHA-256 `{hash_file(model)}`"),
     ]
     block = " --resample-block=1,2" if hasattr(networks["G_ema"], "block_grid") else ""
     lines = [f"# {name}: {title}", "", *table(about), "## Use", ""]
@@ -155,7 +156,7 @@ def card_text(
     lines += ["## Metrics", "", *code(*format_table([dict(result) for result in results]).splitlines())]
     lines += ["Brackets hold 95 % intervals; docs/metrics.md says what each number means.", ""]
     lines += [*map(origin_of_result, results), ""]
-    lines += ["## Limits", "", " ".join([network_export.LIMITS, *([limits] if limits else [])]), ""]
+    lines += ["## Limits", "", " ".join([LIMITS, *([limits] if limits else [])]), ""]
     return "\n".join(lines)
 
 

@@ -311,6 +311,35 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(err.errno, err.strerror, os.fspath(path)) from err
 
 
+_PIECE_BYTES = 1 << 20  # of a file that is read piece by piece
+
+
+def read_at_most(file: IO[bytes], limit: int) -> bytes | None:
+    """What is left in `file`, or None if that is more than `limit` bytes. Memory follows what the file holds."""
+    pieces, total = [], 0
+    while piece := file.read(_PIECE_BYTES):  # asking for `limit` at once would reserve that much
+        pieces.append(piece)
+        total += len(piece)
+        if total > limit:
+            return None
+    return b"".join(pieces)
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def printable(text: str, limit: int | None = 80) -> str:
+    """`text` from a file, fit for a line on a terminal: at most `limit` characters, escapes for what is not shown."""
+    start = text if limit is None or len(text) <= limit else text[:limit] + "..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in start)
+
+
 def list_dir_recursively_with_ignore(
     dir_path: str, ignores: Sequence[str] | None = None, add_base_to_relative: bool = False
 ) -> list[tuple[str, str]]:

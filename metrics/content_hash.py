@@ -19,15 +19,6 @@ from training.dataset import LABEL_FILE, is_image_name, list_folder
 CHUNK = 1 << 20   # bytes
 
 
-def hash_file(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def hash_network(network: torch.nn.Module) -> str:
     """SHA-256 over the names, types, shapes and values of all parameters and buffers."""
     digest = hashlib.sha256()

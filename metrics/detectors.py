@@ -141,7 +141,7 @@ def get_hash(url: str) -> str:
 
 
 def _checked_hash(url: str, path: str) -> str:
-    found = content_hash.hash_file(path)
+    found = dnnlib.util.hash_file(path)
     if not dnnlib.util.is_url(url):
         return found   # a file of the user's own, known by nothing but its content
     known = KNOWN_DETECTORS.get(url)

@@ -14,7 +14,9 @@ import scipy.optimize
 import torch
 import torch.nn.functional as F
 
-from . import content_hash, detectors, metric_utils, sampling
+import dnnlib
+
+from . import detectors, metric_utils, sampling
 
 MAX_RESOLUTION = 256   # images are averaged down to this before classification
 
@@ -89,7 +91,7 @@ def compute_ls(
         raise ValueError(f"linear separability needs at least 4 samples, got {num_samples}")
     opts.provenance.update(
         num_generated=num_samples, rounding="none", resize=f"area average above {MAX_RESOLUTION} pixels",
-        classifiers={os.path.basename(path): content_hash.hash_file(path) for path in classifier_files})
+        classifiers={os.path.basename(path): dnnlib.util.hash_file(path) for path in classifier_files})
     latents, logits = collect_samples(opts, num_samples, classifier_files, opts.batch_size or batch_size)
     if opts.rank != 0:
         return dict.fromkeys(latents, float("nan"))

@@ -18,6 +18,7 @@ from tiny_run import write_zip
 
 import calc_metrics
 import demo
+import dnnlib
 import generate
 import legacy
 import projector
@@ -81,7 +82,7 @@ def test_every_model_loads_without_trust_and_its_card_names_its_hash(name):
     networks = load_networks(name)
     assert networks["D"] is not None and networks["training_set_kwargs"] is None
     path = network_names.demo_models()[name]
-    assert network_export.sha256(path) in path.with_suffix(".md").read_text()
+    assert dnnlib.util.hash_file(path) in path.with_suffix(".md").read_text()
 
 
 def test_a_redraw_of_the_castles_in_the_readme_changes_the_block_and_little_else(tmp_path):
@@ -272,7 +273,7 @@ def test_the_card_takes_its_numbers_from_the_files_of_the_run(finished_run, mode
         "| Images seen | 2 thousand, ", "| Time | 2m 21s, 70 s for a thousand images |", "distortion (lambda) 30, ",
         "| Hardware | An abacus |", "| Random seed | 7 |", "    python train.py --kimg=2\n", " It shows noise only.\n",
         f"{result['results']['ssn_distortion2']:.5g}", "- `ssn_distortion2`: seed 0", "--network=demo:tiny",
-        network_export.sha256(models / "tiny.pkl"),
+        dnnlib.util.hash_file(models / "tiny.pkl"),
     ):
         assert words in card, words
     assert "up to" not in card, "without a reward there is nothing to cap"

@@ -35,6 +35,7 @@ from network_file_helpers import (
 import legacy
 from ssn_plugin.networks import SSNGenerator
 from torch_utils.safe_unpickler import RefusedPickle
+from training.formats import reading
 from training.networks import Generator
 
 # Snapshots.
@@ -474,7 +475,7 @@ def test_a_bad_file_gets_one_line_that_names_it(content, message, tmp_path):
 
 
 def test_an_oversized_file_is_refused_before_it_is_read_further(monkeypatch):
-    monkeypatch.setattr(legacy, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 1000)
     with pytest.raises(ValueError, match="larger than"):
         load(bytes(2000))
 

@@ -93,7 +93,7 @@ def test_a_file_that_differs_from_its_first_use_is_refused(tmp_path):
     folder = write_detectors(tmp_path / "detectors")
     detectors.set_detector_dir(str(folder))
     first = detectors.get_hash(detectors.INCEPTION_URL)
-    assert first == content_hash.hash_file(folder / "inception-2015-12-05.pt")
+    assert first == dnnlib.util.hash_file(folder / "inception-2015-12-05.pt")
     save_torchscript(TinyInception(num_features=2047), folder / "inception-2015-12-05.pt")
     with pytest.raises(ValueError, match="damaged or another detector"):
         detectors.get_hash(detectors.INCEPTION_URL)

@@ -30,7 +30,7 @@ from network_file_helpers import (
 import legacy
 from ssn_plugin.networks import SSNGenerator
 from training import network_files
-from training.formats import network_export, network_names, rosinality, safetensors_io
+from training.formats import network_config, network_export, network_names, rosinality
 from training.networks import Discriminator, Generator
 
 
@@ -98,9 +98,8 @@ def test_weights_whose_header_lost_the_config_take_the_file_beside_them(tmp_path
     networks = snapshot()
     path = tmp_path / "network.safetensors"
     network_export.save_networks(networks, path)
-    tensors, _ = safetensors_io.read(path.read_bytes())
-    with open(path, "wb") as file:
-        safetensors_io.write(file, tensors, {})
+    library = pytest.importorskip("safetensors.torch")
+    library.save_file(library.load_file(path), path)
     assert_same_networks(read(path), networks)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="without the config of its networks"):
@@ -137,32 +136,32 @@ def test_an_unknown_suffix_or_folder_is_refused_before_anything_is_read(tmp_path
 # The safetensors format itself.
 
 
-def test_a_hand_made_safetensors_file_is_read():
-    header = {
-        "__metadata__": {"note": "x"},
-        "b": {"dtype": "I64", "shape": [1], "data_offsets": [8, 16]},
-        "a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]},
-        "none": {"dtype": "F16", "shape": [0, 3], "data_offsets": [8, 8]},
-    }
-    text = json.dumps(header).encode()
-    data = len(text).to_bytes(8, "little") + text + np.float32([1.5, -2]).tobytes() + np.int64([7]).tobytes()
-    tensors, metadata = safetensors_io.read(data)
-    assert metadata == {"note": "x"}
-    assert list(tensors) == ["b", "a", "none"]
-    assert tensors["a"].tolist() == [[1.5], [-2]]
-    assert tensors["b"].tolist() == [7]
-    assert tensors["none"].shape == (0, 3)
+def test_the_same_networks_give_the_same_bytes(tmp_path):
+    files, networks = [], snapshot()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        network_export.save_networks(networks, tmp_path / name / "network.safetensors")
+        files.append((tmp_path / name / "network.safetensors").read_bytes())
+    assert files[0] == files[1]
 
 
-def test_the_safetensors_library_agrees(tmp_path):
-    library = pytest.importorskip("safetensors.torch")
-    tensors = {"a": torch.randn([3, 2]), "b": torch.ones([4], dtype=torch.bfloat16), "s": torch.tensor(2.0)}
-    with open(tmp_path / "ours.safetensors", "wb") as file:
-        safetensors_io.write(file, tensors, {"k": "v"})
-    theirs = library.load_file(tmp_path / "ours.safetensors")
-    ours, _ = safetensors_io.read(library.save(tensors))
-    for name, value in tensors.items():
-        assert torch.equal(theirs[name], value) and torch.equal(ours[name], value)
+def test_a_module_under_two_keys_is_written(tmp_path):
+    networks = snapshot()
+    networks["G"] = networks["G_ema"]
+    network_export.save_networks(networks, tmp_path / "network.safetensors")
+    assert_same_networks(read(tmp_path / "network.safetensors"), networks)
+
+
+def test_without_the_library_one_line_names_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "network.safetensors"
+    network_export.save_networks(snapshot(), path)
+    before = path.read_bytes()
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for call in (lambda: read(path), lambda: network_export.save_networks(snapshot(), path)):
+        with pytest.raises(ValueError, match=r"pip install 'ssn-plugin\[safetensors\]'$"):
+            call()
+    assert path.read_bytes() == before
+    network_export.save_networks(snapshot(), tmp_path / "network.pkl")
 
 
 def _safetensors(entries: dict[str, Any], payload: bytes = bytes(8), length: int | None = None) -> bytes:
@@ -174,26 +173,34 @@ _ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 @pytest.mark.parametrize(
-    "data, message",
+    "data",
     [
-        (_safetensors({"a": _ENTRY}, length=2**40), "header of"),
-        (_safetensors({"a": _ENTRY}, payload=bytes(7)), "truncated"),
-        (_safetensors({"a": _ENTRY}, payload=bytes(9)), "1 bytes too many"),
-        (_safetensors({"a": _ENTRY, "b": _ENTRY}), "overlaps"),
-        (_safetensors({"a": {**_ENTRY, "shape": [2**50]}}), "size unlike its shape"),
-        (_safetensors({"a": {**_ENTRY, "shape": [-1, -2]}}), "size unlike its shape"),
-        (_safetensors({"a": {**_ENTRY, "shape": "2"}}), "size unlike its shape"),
-        (_safetensors({"a": {**_ENTRY, "dtype": "PICKLE"}}), "unknown type"),
-        (_safetensors({"a": {**_ENTRY, "data_offsets": [0, 8, 9]}}), "unknown type"),
-        (_safetensors({"a": [1]}), "unknown type"),
-        (_safetensors({"__metadata__": {"a": 1}, "a": _ENTRY}), "dict of strings"),
-        ((50_000).to_bytes(8, "little") + b"[" * 50_000, "not JSON"),
-        ((70_006).to_bytes(8, "little") + b'{"a":' + b"9" * 70_000 + b"}", "not JSON"),
+        _safetensors({"a": _ENTRY}, payload=bytes(7)),
+        _safetensors({"a": _ENTRY}, payload=bytes(9)),
+        _safetensors({"a": _ENTRY, "b": _ENTRY}),
+        _safetensors({"a": {**_ENTRY, "shape": [2**50]}}),
+        _safetensors({"a": {**_ENTRY, "shape": [-1, -2]}}),
+        _safetensors({"a": {**_ENTRY, "shape": "2"}}),
+        _safetensors({"a": {**_ENTRY, "shape": [2, *[1] * 1000]}}),
+        _safetensors({"a": {**_ENTRY, "dtype": "PICKLE"}}),
+        _safetensors({"a": {**_ENTRY, "dtype": "F4", "shape": [16]}}),
+        _safetensors({"a": {**_ENTRY, "data_offsets": [0, 8, 9]}}),
+        _safetensors({"a": [1]}),
+        _safetensors({"__metadata__": {"a": 1}, "a": _ENTRY}),
+        (50_000).to_bytes(8, "little") + b"[" * 50_000,
+        (70_006).to_bytes(8, "little") + b'{"a":' + b"9" * 70_000 + b"}",
     ],
 )  # fmt: skip
-def test_an_inconsistent_safetensors_file_is_refused(data, message):
-    with pytest.raises(ValueError, match=message):
-        safetensors_io.read(data)
+def test_a_damaged_safetensors_file_is_refused(data):
+    with pytest.raises(ValueError, match="damaged safetensors file"):
+        network_config.read_safetensors(data)
+
+
+@pytest.mark.parametrize("length", [2**40, 4 * 2**20 + 1])
+def test_a_large_header_is_refused_before_it_is_parsed(length, monkeypatch):
+    monkeypatch.setattr(network_config, "import_safetensors", None)
+    with pytest.raises(ValueError, match="header of .* bytes is truncated or larger than"):
+        network_config.read_safetensors(_safetensors({"a": _ENTRY}, length=length, payload=bytes(length % 2**30)))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +209,7 @@ def test_an_inconsistent_safetensors_file_is_refused(data, message):
         (dict(format="other"), "not the config of a stylegan2-networks file"),
         (dict(networks=[1]), "must be a dict with keys among"),
         (dict(networks={"evil": {}}), "must be a dict with keys among"),
-        (dict(networks={}), "tensors that belong to no network: G.synthesis.b4.const"),
+        (dict(networks={}), "tensors that belong to no network: D.b4.conv.bias"),
         (dict(networks={"G": {"class_name": "Generator"}}), "must name class_name, init_args and init_kwargs"),
         (dict(networks={"G": dict(class_name="os.system", init_args=[], init_kwargs={})}), "embedded class os.system"),
         (dict(networks={"G": dict(class_name="Generator", init_args=[1], init_kwargs={})}), "cannot be built"),
@@ -212,10 +219,9 @@ def test_an_inconsistent_safetensors_file_is_refused(data, message):
 def test_a_config_that_does_not_fit_is_refused(change, message, tmp_path):
     path = tmp_path / "network.safetensors"
     network_export.save_networks(snapshot(), path)
-    tensors, metadata = safetensors_io.read(path.read_bytes())
-    config = {**json.loads(metadata["config"]), **change}
+    tensors, text = network_config.read_safetensors(path.read_bytes())
     out = io.BytesIO()
-    safetensors_io.write(out, tensors, {"config": json.dumps(config)})
+    network_config.save_safetensors(out, tensors, json.dumps({**json.loads(text), **change}))
     with pytest.raises(ValueError, match=message):
         load(out.getvalue())
 
@@ -420,7 +426,7 @@ _KILLED_WRITER = """
     import os, pickle, random, signal, sys, time
     from pathlib import Path
     import legacy
-    from training.run.snapshot import save_network_snapshot
+    from training.network_files import save_network_snapshot
 
     folder, rng = Path(sys.argv[1]), random.Random(0)
     with open(sys.argv[2], 'rb') as file:

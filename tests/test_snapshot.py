@@ -14,6 +14,7 @@ import torch
 
 from training.augment import AugmentPipe
 from training.dataset import Dataset
+from training.network_files import save_network_snapshot
 from training.networks import Discriminator, Generator
 from training.run import snapshot
 from training.run.snapshot import (
@@ -22,7 +23,6 @@ from training.run.snapshot import (
     network_snapshot,
     resume_networks,
     save_image_grid,
-    save_network_snapshot,
     setup_snapshot_image_grid,
 )
 

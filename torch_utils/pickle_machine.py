@@ -12,10 +12,11 @@ opcodes, and keys of a type whose hash cannot be made to collide or to recurse.
 from __future__ import annotations
 
 import pickletools
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
+
+from dnnlib.util import printable
 
 MAX_STEPS = 200_000            # opcodes and copied items; a 1024x1024 snapshot with G, D and G_ema needs 65,000
 COPIES = 3                     # bytes of data that may be made per byte of the file; protocol 2 needs two
@@ -262,12 +263,6 @@ class _Reader:
 
     def tell(self) -> int:
         return self.position
-
-
-def printable(text: str, limit: int = 80) -> str:
-    """`text` from a file, made fit for one line of an error message."""
-    start = re.sub(r"[^\x20-\x7e]", "?", text[:limit])
-    return start if len(text) <= limit else start + "..."
 
 
 def _checked_key(key: Any) -> Any:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 import dnnlib
-from torch_utils.pickle_machine import Budget, Callee, PickleMachine, RefusedPickle, printable
+from dnnlib.util import printable
+from torch_utils.pickle_machine import Budget, Callee, PickleMachine, RefusedPickle
 
 __all__ = ["InertObject", "PersistentObject", "RefusedPickle", "load_checkpoint", "load_pickle"]
 

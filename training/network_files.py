@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import dnnlib
-import legacy
-from training.formats.network_export import check_path, save_networks, write_model_card
+from training.formats.card import write_model_card
+from training.formats.network_export import check_path, frozen_copy, save_network_snapshot, save_networks
 from training.formats.network_names import licence_of, resolve_network
+from training.formats.reading import load_network_pkl
+
+__all__ = ["check_path", "convert", "frozen_copy", "load_networks", "save_networks", "save_network_snapshot"]
 
 
 def load_networks(name: str, trust: bool = False) -> dict[str, Any]:
     """Networks of the file, URL or short name `name`; see `legacy.load_network_pkl` for the dict and the errors."""
     with dnnlib.util.open_url(resolve_network(name)) as file:
-        return legacy.load_network_pkl(file, trust=trust)
+        return load_network_pkl(file, trust=trust)
 
 
 def convert(source: str, dest: str, trust: bool = False, force_fp16: bool = False) -> list[str]:
@@ -24,7 +27,7 @@ def convert(source: str, dest: str, trust: bool = False, force_fp16: bool = Fals
     """
     check_path(dest)
     with dnnlib.util.open_url(resolve_network(source)) as file:
-        networks = legacy.load_network_pkl(file, force_fp16=force_fp16, trust=trust)
+        networks = load_network_pkl(file, force_fp16=force_fp16, trust=trust)
     notes = save_networks(networks, dest)
     card = write_model_card(networks, dest, source, licence_of(source), notes)
     return [f"wrote {dest}", f"wrote {card}", *notes]

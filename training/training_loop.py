@@ -15,6 +15,7 @@ import torch
 
 import dnnlib
 from torch_utils import misc, training_stats
+from training.network_files import save_network_snapshot
 from training.run import batches, construction, processes, run_state
 from training.run.batches import DataError, TrainingData
 from training.run.live_line import LiveLine
@@ -24,7 +25,6 @@ from training.run.snapshot import (
     network_snapshot,
     resume_networks,
     save_image_grid,
-    save_network_snapshot,
     setup_snapshot_image_grid,
 )
 from training.run.status import TickReporter

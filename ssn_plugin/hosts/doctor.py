@@ -32,6 +32,7 @@ OPTIONAL = {
     "matplotlib": "training.png, the curves of a run",
     "wandb": "train.py --log=wandb",
     "imageio_ffmpeg": "MP4 films where no ffmpeg is installed",
+    "safetensors": "network files in that format",
 }
 _DETECTORS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 DETECTORS = {_DETECTORS + "inception-2015-12-05.pt": "fid*, kid*, is*", _DETECTORS + "vgg16.pt": "pr*, ppl*"}

@@ -4,17 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from torch_utils.pickle_machine import printable
-from torch_utils.safe_unpickler import PersistentObject
+from dnnlib.util import printable
+from torch_utils.safe_unpickler import MAX_TENSOR_RANK, PersistentObject
 from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, build_module, find_class, plain_data, rebuild
 
 FORMAT = "stylegan2-networks"
 VERSION = 1
 NETWORK_KEYS = ("G", "D", "G_ema", "augment_pipe")
+MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: about 30,000 tensors
+
+
+def import_safetensors() -> Any:
+    """The module `safetensors.torch`. Raises `ValueError` that names the extra where it is not installed."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ValueError(
+            "safetensors files need a package that is not installed: pip install 'ssn-plugin[safetensors]'"
+        ) from None
+    return safetensors
+
+
+def looks_like_safetensors(data: bytes) -> bool:
+    """Does the buffer begin with a header length and a JSON object?"""
+    return data[8:9] == b"{" and 2 <= int.from_bytes(data[:8], "little") <= max(len(data), MAX_HEADER_BYTES)
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Tensors of the file content `data`, and the config from its header. Raises `ValueError` for a damaged file."""
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES or 8 + length > len(data):
+        raise ValueError(f"safetensors header of {length} bytes is truncated or larger than {MAX_HEADER_BYTES}")
+    safetensors = import_safetensors()
+    try:
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + length])  # the library gives the metadata of files on disk only
+    except (safetensors.SafetensorError, KeyError, OverflowError, RecursionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"damaged safetensors file: {printable(str(error), 200)}") from None
+    if any(value.ndim > MAX_TENSOR_RANK for value in tensors.values()):
+        raise ValueError(f"damaged safetensors file: a tensor of more than {MAX_TENSOR_RANK} axes")
+    return dict(sorted(tensors.items())), (header.get("__metadata__") or {}).get("config")
+
+
+def save_safetensors(file: IO[bytes], tensors: Mapping[str, torch.Tensor], config: str) -> None:
+    """Write `tensors` and the config; the same input gives the same bytes."""
+    # Copies, because the library refuses tensors that share memory, as those of a network under two keys do.
+    dense = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    # One entry only: the library writes the entries of the metadata in random order.
+    file.write(import_safetensors().torch.save(dense, dict(config=config)))
 
 
 def to_config(networks: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

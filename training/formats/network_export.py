@@ -1,10 +1,9 @@
-"""Write networks to files: snapshots for any host, code-free safetensors, rosinality checkpoints, model cards."""
+"""Write networks to files: snapshots for any host, code-free safetensors, rosinality checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import os
 import pickle
@@ -16,14 +15,12 @@ import torch
 
 import dnnlib
 from torch_utils.safe_unpickler import RefusedPickle
-from training.formats import rosinality, safetensors_io
-from training.formats.network_config import NETWORK_KEYS, as_native, to_config
-from training.networks import Discriminator, side_lengths
+from training.formats import rosinality
+from training.formats.network_config import NETWORK_KEYS, as_native, import_safetensors, save_safetensors, to_config
+from training.networks import Discriminator
 
 SUFFIXES = (".pkl", ".safetensors", ".pt")
 CONFIG_NAME = "config.json"
-LIMITS = ("The images follow the data that the network was trained on, with its gaps and its biases; they show nothing "
-          "and nobody real.")
 PROTOCOL = 4  # of pickle: what every supported Python reads, and the same bytes with all of them
 
 
@@ -44,6 +41,8 @@ def check_path(path: str | os.PathLike) -> None:
         raise ValueError(f"network file to write must end in {', '.join(SUFFIXES)}, got {path}")
     if not Path(path).parent.is_dir():
         raise ValueError(f"the folder of the network file to write must exist, got {path}")
+    if Path(path).suffix == ".safetensors":
+        import_safetensors()
 
 
 def _save_pickle(networks: Mapping[str, Any], path: Path) -> list[str]:
@@ -56,9 +55,19 @@ def _save_pickle(networks: Mapping[str, Any], path: Path) -> list[str]:
     if snapshot["D"] is None:
         snapshot["D"] = _untrained_discriminator(snapshot["G_ema"])
         notes.append("D is untrained: the source has none, and the hosts that read this format insist on one")
-    with dnnlib.util.open_atomic(path) as file:
-        pickle.dump(snapshot, file, protocol=PROTOCOL)
+    save_network_snapshot(snapshot, path)
     return notes
+
+
+def save_network_snapshot(snapshot: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Pickle the dict that a network file holds; an interrupted write leaves nothing under this name."""
+    with dnnlib.util.open_atomic(path) as file:
+        pickle.dump(dict(snapshot), file, protocol=PROTOCOL)
+
+
+def frozen_copy(module: torch.nn.Module | None) -> torch.nn.Module | None:
+    """A copy as a network file holds it: in eval mode, without gradients, on the CPU."""
+    return None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
 
 
 def _for_snapshot(module: torch.nn.Module | None, key: str) -> torch.nn.Module | None:
@@ -66,7 +75,7 @@ def _for_snapshot(module: torch.nn.Module | None, key: str) -> torch.nn.Module |
         return None
     with contextlib.suppress(RefusedPickle):  # a class that only its own source text knows keeps that text
         module = as_native(module, key)
-    return copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    return frozen_copy(module)
 
 
 def _untrained_discriminator(G: Any) -> torch.nn.Module:
@@ -90,7 +99,7 @@ def _save_safetensors(networks: Mapping[str, Any], path: Path) -> list[str]:
     if owner not in (None, path.name):
         raise ValueError(f"{config_path} belongs to {owner}: give {path.name} a folder of its own")
     with dnnlib.util.open_atomic(path) as file:
-        safetensors_io.write(file, tensors, dict(format="pt", config=json.dumps(config, allow_nan=False)))
+        save_safetensors(file, tensors, json.dumps(config, allow_nan=False))
     with dnnlib.util.open_atomic(config_path, "w", encoding="utf-8") as file:
         json.dump(dict(weights=path.name, **config), file, indent=2, allow_nan=False)
     return []
@@ -113,64 +122,3 @@ def _save_rosinality(networks: Mapping[str, Any], path: Path) -> list[str]:
         torch.save(checkpoint, file)
     dropped = [key for key in ("training_set_kwargs", "augment_pipe") if networks.get(key) is not None]
     return [*rosinality.what_is_lost(stylegan2), *(f"{key} is left out" for key in dropped)]
-
-
-def write_model_card(
-    networks: Mapping[str, Any],
-    path: str | os.PathLike,  # the network file that the card describes, already written
-    source: str,              # where the networks came from: path or URL
-    licence: str,
-    notes: list[str],         # what the conversion changed, one sentence each
-) -> Path:
-    """Write `<stem>-card.md` beside `path` and return its path."""
-    path = Path(path)
-    card_path = path.with_name(f"{path.stem}-card.md")
-    with dnnlib.util.open_atomic(card_path, "w", encoding="utf-8") as file:
-        file.write(model_card(networks, path, source, licence, notes))
-    return card_path
-
-
-def model_card(
-    networks: Mapping[str, Any], path: str | os.PathLike, source: str, licence: str, notes: list[str]
-) -> str:
-    """Markdown text that says what a network file holds, where it came from and what it may be used for."""
-    path = Path(path)
-    rows = [
-        *describe_networks(networks), ("Source", source), ("Licence", licence), ("SHA-256 of the file", sha256(path)),
-    ]
-    lines = [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
-    lines += ["## Use", "", "```", f"python generate.py --network={path.name} --seeds=0-3 --outdir=out", "```", ""]
-    lines += ["## Conversion", "", *(f"- {note}" for note in notes or ["All networks were kept as they are."]), ""]
-    lines += ["## Limits", "", f"{LIMITS} Converting a file changes neither its quality nor the terms under which it "
-              "may be used.", ""]
-    return "\n".join(lines)
-
-
-def describe_networks(networks: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the networks are, as rows of a model card."""
-    G = networks["G_ema"]
-    height, width = side_lengths(G.img_resolution)
-    rows = [
-        ("Images", f"{width}x{height}, {G.img_channels} channels"),
-        ("Generator", f"{type(G).__name__}, {_num_parameters(G):,} parameters"),
-        ("Latents", f"z {G.z_dim}, w {G.w_dim}, {G.num_ws} styles per image"),
-        ("Classes", str(G.c_dim) if G.c_dim else "none (unconditional)"),
-    ]
-    if hasattr(G, "block_grid"):
-        rows.insert(2, ("Latent grid", " + ".join(f"{rows}x{columns}" for rows, columns in G.block_grid)))
-    if networks.get("D") is not None:
-        rows.append(("Discriminator", f"{type(networks['D']).__name__}, {_num_parameters(networks['D']):,} parameters"))
-    return rows
-
-
-def _num_parameters(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

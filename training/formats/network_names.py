@@ -117,4 +117,4 @@ def _card_title(model: Path) -> str:
             title = card.readline(200).partition(": ")[2].strip()
     except OSError:
         return ""
-    return "".join(char for char in title if char.isprintable())
+    return dnnlib.util.printable(title, None)

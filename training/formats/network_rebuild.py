@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_utils.pickle_machine import printable
+from dnnlib.util import printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
 
 # Where a class of this name is defined here. A missing package (the plugin) is no error until a file asks for it.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from torch_utils.pickle_machine import printable
+from dnnlib.util import printable
 from training.formats.network_rebuild import build_module, find_class
 
 _CHANNEL_MAX = 512

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_utils.pickle_machine import printable
+from dnnlib.util import printable
 from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, build_module, find_class, plain_data
 
 _Transform = Callable[[np.ndarray], np.ndarray]

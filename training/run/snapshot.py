@@ -5,9 +5,7 @@ Letters in shapes: N images of a grid, C channels, H W pixels.
 
 from __future__ import annotations
 
-import copy
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ import dnnlib
 from torch_utils import misc
 from training import config
 from training.dataset import Dataset
-from training.network_files import load_networks
+from training.network_files import frozen_copy, load_networks
 
 
 def setup_snapshot_image_grid(
@@ -143,17 +141,8 @@ def network_snapshot(
     """Content of a network pickle: copies of the modules in eval mode, without gradients, on the CPU."""
     modules = {"G": G, "D": D, "G_ema": G_ema, "augment_pipe": augment_pipe}
     snapshot: dict[str, Any] = {"training_set_kwargs": dict(training_set_kwargs)}
-    for name, module in modules.items():
-        if module is not None:
-            module = copy.deepcopy(module).eval().requires_grad_(False).cpu()
-        snapshot[name] = module
+    snapshot.update({name: frozen_copy(module) for name, module in modules.items()})
     return snapshot
-
-
-def save_network_snapshot(snapshot: Mapping[str, Any], fname: str) -> None:
-    """Write a network pickle; an interrupted write leaves nothing under this name."""
-    with dnnlib.util.open_atomic(fname, "wb") as file:
-        pickle.dump(dict(snapshot), file, protocol=4)  # the newest that every supported Python reads
 
 
 def network_architecture(network: torch.nn.Module) -> str | None:

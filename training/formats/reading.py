@@ -1,0 +1,175 @@
+"""Read network files of every supported format, without running code that they carry."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+from typing import Any
+
+import torch
+
+import dnnlib
+from dnnlib.util import printable
+from torch_utils import safe_unpickler
+from torch_utils.safe_unpickler import InertObject, PersistentObject
+from training.formats import network_config, rosinality
+from training.formats.network_rebuild import build_module, plain_data, rebuild
+from training.formats.tf_conversion import convert_tf_discriminator, convert_tf_generator
+
+MAX_FILE_BYTES = 8 << 30  # a 1024x1024 snapshot has 0.4 GB
+
+_TF_NETWORK = "dnnlib.tflib.network.Network"
+
+
+def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> dict[str, Any]:
+    """Read networks from the binary stream `f` -> dict of `training_set_kwargs`, `G`, `D`, `G_ema`, `augment_pipe`.
+
+    Nothing in the file is executed: networks are rebuilt with the classes of this code base.  Modules keep their modes
+    and lie on the CPU.  `D` is None where the file has none; `G` is then `G_ema` if it is missing, too.
+    force_fp16: rebuild the networks so that they compute their four highest resolutions in half precision.
+    trust: unpickle in the ordinary way, which executes whatever the file says. For files of known origin only.
+    Raises `ValueError` that names the file and what is wrong with it; `RefusedPickle` lists the names it asked for.
+    """
+    path = f.name if isinstance(getattr(f, "name", None), str) else None
+    try:
+        networks = _complete(_read_networks(_read_all(f), trust, path))
+    except ValueError as error:
+        if path:
+            error.args = (f"{path}: {error}",)
+        raise
+    return _with_fp16(networks) if force_fp16 else networks
+
+
+def _read_all(f: Any) -> bytes:
+    data = dnnlib.util.read_at_most(f, MAX_FILE_BYTES)
+    if data is None:
+        raise ValueError(f"the network file is larger than {MAX_FILE_BYTES >> 30} GiB")
+    if not data:
+        raise ValueError("the network file is empty")
+    return data
+
+
+def _read_networks(data: bytes, trust: bool, path: str | None) -> dict[Any, Any]:
+    """Networks in the format that the first bytes of `data` show."""
+    if network_config.looks_like_safetensors(data):
+        return _read_safetensors(data, path)
+    if data.startswith(b"PK") or safe_unpickler.is_legacy_checkpoint(data):
+        checkpoint = safe_unpickler.load_checkpoint(data)
+        if not rosinality.is_checkpoint(checkpoint):
+            raise ValueError("not a network file: a torch checkpoint without a rosinality generator in g_ema or g")
+        return rosinality.read_networks(checkpoint)
+    if data[:1] not in (b"\x80", b"(", b"c"):
+        raise ValueError("not a network file: neither a pickle, a torch checkpoint nor safetensors")
+    content = _unpickle_trusting(data) if trust else _revived(safe_unpickler.load_pickle(data))
+    if isinstance(content, tuple) and len(content) == 3 and all(isinstance(net, TFNetworkStub) for net in content):
+        tf_G, tf_D, tf_Gs = content
+        return dict(G=convert_tf_generator(tf_G), D=convert_tf_discriminator(tf_D), G_ema=convert_tf_generator(tf_Gs))
+    if not isinstance(content, dict):
+        raise ValueError(f"not a network file: it holds {_describe(content)}, not a dict with G, D and G_ema")
+    return content
+
+
+def _read_safetensors(data: bytes, path: str | None) -> dict[str, Any]:
+    """The config is in the header; a file whose header lost it takes the `config.json` beside it."""
+    text: str | bytes | None
+    tensors, text = network_config.read_safetensors(data)
+    beside = os.path.join(os.path.dirname(path), "config.json") if path else ""
+    if text is None and os.path.isfile(beside):
+        with open(beside, "rb") as file:
+            text = file.read(network_config.MAX_HEADER_BYTES)
+    if text is None:
+        raise ValueError("a safetensors file without the config of its networks, in its header or as config.json")
+    return network_config.from_config(tensors, network_config.read_config(text))
+
+
+def _complete(content: dict[Any, Any]) -> dict[str, Any]:
+    """`content` with all keys of a snapshot, in their order. Raises `ValueError` unless they hold what they should."""
+    networks = dict(training_set_kwargs=content.get("training_set_kwargs"))
+    networks.update({key: content.get(key) for key in network_config.NETWORK_KEYS})
+    if networks["G"] is None and isinstance(networks["G_ema"], torch.nn.Module):
+        networks["G"] = copy.deepcopy(networks["G_ema"])
+    for key in network_config.NETWORK_KEYS:
+        optional = key in ("D", "augment_pipe") and networks[key] is None
+        if not optional and not isinstance(networks[key], torch.nn.Module):
+            raise ValueError(f"not a network file: {key} is {_describe(networks[key])}")
+    if not isinstance(networks["training_set_kwargs"], (dict, type(None))):
+        raise ValueError(f"not a network file: training_set_kwargs is {_describe(networks['training_set_kwargs'])}")
+    return {**networks, **{key: value for key, value in content.items() if key not in networks}}
+
+
+def _describe(value: Any) -> str:
+    return "nothing" if value is None else f"an object of type {type(value).__name__}"
+
+
+def _with_fp16(networks: dict[str, Any]) -> dict[str, Any]:
+    """The networks with four half-precision resolutions and a clamp of 256, rebuilt where that is a change."""
+    for key in ("G", "D", "G_ema"):
+        old = networks[key]
+        if old is None:
+            continue
+        kwargs = copy.deepcopy(dict(old.init_kwargs))
+        layers = kwargs.setdefault("synthesis_kwargs", {}) if key.startswith("G") else kwargs
+        layers.update(num_fp16_res=4, conv_clamp=256)
+        if kwargs != old.init_kwargs:
+            tensors = {**dict(old.named_parameters()), **dict(old.named_buffers())}
+            networks[key] = build_module(type(old), old.init_args, kwargs, tensors, key).train(old.training)
+    return networks
+
+
+# Pickles.
+
+
+class TFNetworkStub(dnnlib.EasyDict):
+    """Stands in for the network class of the TensorFlow host: whatever its pickle stores becomes attributes."""
+
+
+def _revived(content: Any) -> Any:
+    """The records that safe loading returned, turned into modules, TensorFlow stubs and plain data."""
+    if isinstance(content, tuple) and content and all(_is_tf_network(item) for item in content):
+        return tuple(_tf_stub(item) for item in content)
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: rebuild(value, name) if isinstance(value, PersistentObject) else plain_data(value, name)
+        for key, value in content.items()
+        for name in [printable(str(key))]
+    }
+
+
+def _is_tf_network(value: Any) -> bool:
+    return isinstance(value, InertObject) and value.name == _TF_NETWORK
+
+
+def _tf_stub(record: InertObject, depth: int = 0) -> TFNetworkStub:
+    components = record.state.get("components")
+    if not isinstance(components, dict) or not all(_is_tf_network(component) for component in components.values()):
+        raise ValueError("not a TensorFlow network file: its components are not a dict of networks")
+    if depth > 2 or len(components) > 8:
+        raise ValueError("not a TensorFlow network file: its components nest too deep or are too many")
+    stub = TFNetworkStub(record.state)
+    stub.components = {name: _tf_stub(component, depth + 1) for name, component in components.items()}
+    return stub
+
+
+def _unpickle_trusting(data: bytes) -> Any:
+    """Ordinary unpickling. Errors of the file's own code pass unchanged."""
+    try:
+        return _TrustingUnpickler(io.BytesIO(data)).load()
+    except (AttributeError, EOFError, ImportError, IndexError, pickle.UnpicklingError) as error:
+        raise ValueError(f"cannot be unpickled: {printable(str(error), 200)}") from error
+
+
+class _TrustingUnpickler(pickle.Unpickler):
+    """The standard unpickler, which knows the TensorFlow host's class and both names of numpy's core."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" == _TF_NETWORK:
+            return TFNetworkStub
+        try:
+            return super().find_class(module, name)
+        except ModuleNotFoundError:
+            old, new = "numpy.core", "numpy._core"
+            other = module.replace(new, old) if module.startswith(new) else module.replace(old, new)
+            return super().find_class(other, name)
