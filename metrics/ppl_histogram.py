@@ -7,8 +7,9 @@ import os
 import numpy as np
 
 import dnnlib
+from training.images import pictures
 
-from . import drawing, metric_utils, perceptual_path_length
+from . import metric_utils, perceptual_path_length
 
 SHEET_IMAGES = 60   # at most, per sheet
 
@@ -36,13 +37,13 @@ def save(
         np.save(file, distances)
     mean = perceptual_path_length.trimmed_mean(distances)
     note = f"{len(distances):,} samples, space {space}, sampling {sampling}, seed {opts.seed or 0}"
-    drawings = {"histogram": drawing.draw_histogram(
+    drawings = {"histogram": pictures.draw_histogram(
         distances, mean, f"trimmed mean {mean:.4g}", "Perceptual path length per sample", note)}
     for lowest, end in ((True, "lowest"), (False, "highest")):
         numbers = pick_tenth(distances, lowest, SHEET_IMAGES)
         images = perceptual_path_length.path_images(opts, numbers.tolist(), space, sampling)
         limits = f"{distances[numbers[0]]:.4g} to {distances[numbers[-1]]:.4g}"
-        drawings[end] = drawing.draw_sheet(images, f"The {end} tenth: {limits}", note)
+        drawings[end] = pictures.draw_sheet(images, f"The {end} tenth: {limits}", note)
     for part, image in drawings.items():
         with dnnlib.util.open_atomic(f"{base}-{part}.png") as file:
             image.save(file, format="PNG")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssn_plugin import page as plugin_page
 from ssn_plugin.edits import contact_sheet
+from ssn_plugin.page import ACCENT, MARGIN, colormap, nice_scale, tile_size
+from training.images import pictures
 
 
 def noise_image(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -53,8 +56,8 @@ def test_the_original_is_shown_twice_as_large_beside_rows_of_variants():
 def test_the_region_is_outlined_on_the_original():
     gray = np.full([16, 16, 3], 128, dtype=np.uint8)
     page = sheet_of(gray, [gray] * 8, cell(16, 16))
-    rows, columns = np.nonzero((page == contact_sheet.ACCENT).all(axis=2))
-    x, y = contact_sheet.MARGIN, int(np.argwhere((page == 128).all(axis=2))[0][0])  # corner of the original
+    rows, columns = np.nonzero((page == ACCENT).all(axis=2))
+    x, y = MARGIN, int(np.argwhere((page == 128).all(axis=2))[0][0])  # corner of the original
     on_original = columns < x + 320
     # The line covers one pixel on either side of the border of the block, which is enlarged 20 times.
     assert (columns[on_original].min() - x, columns[on_original].max() - x) == (8 * 20 - 1, 12 * 20)
@@ -64,7 +67,7 @@ def test_the_region_is_outlined_on_the_original():
 def test_an_outline_at_the_edge_of_the_image_stays_visible():
     gray = np.full([16, 16, 3], 128, dtype=np.uint8)
     page = sheet_of(gray, [gray], np.ones([16, 16], dtype=bool))
-    assert (page == contact_sheet.ACCENT).all(axis=2).sum() > 4 * 160
+    assert (page == ACCENT).all(axis=2).sum() > 4 * 160
 
 
 @pytest.mark.parametrize(("shape", "size"), [
@@ -77,7 +80,7 @@ def test_an_outline_at_the_edge_of_the_image_stays_visible():
     ((512, 1024), (256, 128)),
 ])
 def test_tiles_are_whole_multiples_of_small_images_and_of_bounded_size(shape, size):
-    assert contact_sheet._tile_size(shape) == size
+    assert tile_size(shape) == size
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -108,19 +111,19 @@ def test_each_variant_needs_a_label():
 def test_the_change_map_colours_each_pixel_by_its_change():
     change = np.linspace(0, 0.6, 64).reshape(8, 8)
     page = contact_sheet.draw_change_map(noise_image(8, 8), change, np.zeros([8, 8], dtype=bool), "", "", "")
-    colors = contact_sheet._colormap()[(change / 0.6 * 255).round().astype(int)]
+    colors = colormap()[(change / 0.6 * 255).round().astype(int)]
     assert contains(np.asarray(page), enlarged(colors, 40))
 
 
 def test_a_map_without_any_change_is_blank():
     region = np.zeros([8, 8], dtype=bool)
     page = contact_sheet.draw_change_map(noise_image(8, 8), np.zeros([8, 8]), region, "", "", "")
-    lightest = np.broadcast_to(contact_sheet._colormap()[0], [320, 320, 3])
+    lightest = np.broadcast_to(colormap()[0], [320, 320, 3])
     assert contains(np.asarray(page), lightest)
 
 
 def test_colours_run_from_light_to_dark_evenly():
-    rgb = contact_sheet._colormap() / 255
+    rgb = colormap() / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(luminance) - 16  # CIE L*, but for the darkest 1 %
@@ -140,4 +143,11 @@ def test_colours_run_from_light_to_dark_evenly():
     (float("nan"), (0.01, 0.002)),
 ])
 def test_the_scale_ends_at_a_round_number_above_the_largest_value(largest, scale):
-    assert contact_sheet._nice_scale(largest) == pytest.approx(scale)
+    assert nice_scale(largest) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_host_and_the_plugin_put_images_on_a_page_alike(channels):
+    """Neither can import the other's function: the host works without the plugin, the plugin in other hosts."""
+    image = noise_image(8, 8, channels)
+    np.testing.assert_array_equal(np.asarray(plugin_page.to_rgb(image)), np.asarray(pictures.to_rgb(image)))

@@ -150,8 +150,8 @@ def test_a_labelled_grid_has_every_image_at_its_place():
     page = np.asarray(pictures.draw_labelled_grid(images, ["seed 1", "seed 22"], ["a", "b", "c"]))
     for i, image in enumerate(images):
         row, column = divmod(i, 3)
-        top = page.shape[0] - pictures.MARGIN - (2 - row) * 132 + 4
-        left = page.shape[1] - pictures.MARGIN - (3 - column) * 132 + 4
+        top = page.shape[0] - pictures.GRID_MARGIN - (2 - row) * 132 + 4
+        left = page.shape[1] - pictures.GRID_MARGIN - (3 - column) * 132 + 4
         assert np.array_equal(page[top : top + 128, left : left + 128], image)
-    assert (page[: pictures.MARGIN // 2] == 255).all() and (page[:, : pictures.MARGIN // 2] == 255).all()
+    assert (page[: pictures.GRID_MARGIN // 2] == 255).all() and (page[:, : pictures.GRID_MARGIN // 2] == 255).all()
     assert page[: top - 140].min() < 60 and page[:, : left - 270].min() < 60   # labels above and on the left

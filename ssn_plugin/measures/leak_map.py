@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-INK, GRAY, HAIRLINE = (28, 28, 30), (118, 118, 124), (214, 214, 218)
-MARGIN = 28
-MAX_NUMBERED = 20   # cells get too small for numbers beyond so many blocks
+from ssn_plugin.page import GRAY, HAIRLINE, INK, MARGIN, blank_page, colormap, font
+
+MAX_NUMBERED = 20   # with more blocks the cells are too small for numbers
 DECADES = 4         # range of the logarithmic colour scale
 
 
@@ -32,12 +32,8 @@ def draw_leak_map(
     labels = [f"{i // grid[1]},{i % grid[1]}" for i in range(num_blocks)]
     left, top = MARGIN + 64, MARGIN + 112
     width, height = left + size + 130, top + size + MARGIN + 24
-    page = Image.new("RGB", (max(width, 560), height), "white")
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN - 6), "Leak matrix", fill=INK, font=_font(24))
-    draw.text((MARGIN, MARGIN + 26), "mean squared change of a block (column) when another one (row) is redrawn",
-              fill=GRAY, font=_font(14))
-    draw.text((MARGIN, height - MARGIN + 8), note, fill=GRAY, font=_font(12), anchor="ls")
+    subtitle = "mean squared change of a block (column) when another one (row) is redrawn"
+    page, draw = blank_page(max(width, 560), height, "Leak matrix", subtitle, note)
 
     # Zero has no logarithm; it gets the lightest colour, like everything more than DECADES below the largest.
     largest = float(matrix.max())
@@ -49,15 +45,15 @@ def draw_leak_map(
             x, y = left + j * cell, top + i * cell
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=_color(shade[i, j]), outline="white")
             if numbered and cell >= 32:
-                draw.text((x + cell / 2, y + cell / 2), _short(matrix[i, j]), anchor="mm", font=_font(10),
+                draw.text((x + cell / 2, y + cell / 2), _short(matrix[i, j]), anchor="mm", font=font(10),
                           fill="white" if shade[i, j] > 0.6 else INK)
-    draw.text((left + size / 2, top - 40), "changed block (row,column)", fill=INK, font=_font(14), anchor="mm")
-    draw.text((MARGIN, top - 12), "redrawn", fill=INK, font=_font(14), anchor="ls")
+    draw.text((left + size / 2, top - 40), "changed block (row,column)", fill=INK, font=font(14), anchor="mm")
+    draw.text((MARGIN, top - 12), "redrawn", fill=INK, font=font(14), anchor="ls")
     step = 1 if numbered else grid[1]   # otherwise only the first block of every grid row
     for i in range(0, num_blocks, step):
         middle = cell / 2 + i * cell
-        draw.text((left - 8, top + middle), labels[i], fill=GRAY, font=_font(12), anchor="rm")
-        draw.text((left + middle, top - 8), labels[i], fill=GRAY, font=_font(12), anchor="mb")
+        draw.text((left - 8, top + middle), labels[i], fill=GRAY, font=font(12), anchor="rm")
+        draw.text((left + middle, top - 8), labels[i], fill=GRAY, font=font(12), anchor="mb")
     _draw_scale(draw, left + size + 28, top, size, largest)
     return page
 
@@ -69,15 +65,12 @@ def _draw_scale(draw: ImageDraw.ImageDraw, x: int, top: int, length: int, larges
     draw.rectangle((x - 1, top - 1, x + 16, top + length), outline=HAIRLINE)
     for d in range(DECADES + 1):
         text = _short(largest * 10.0**-d) if largest > 0 else "0"
-        draw.text((x + 22, top + (length - 1) * d / DECADES), text, fill=GRAY, font=_font(12), anchor="lm")
+        draw.text((x + 22, top + (length - 1) * d / DECADES), text, fill=GRAY, font=font(12), anchor="lm")
 
 
 def _color(shade: float) -> tuple[int, int, int]:
-    """White over amber and red to near black, lightness falling throughout. shade: 0..1"""
-    stops = np.array([[255, 255, 255], [253, 224, 160], [240, 140, 70], [190, 45, 75], [60, 10, 70]], dtype=np.float64)
-    position = float(shade) * (len(stops) - 1)
-    low = min(int(position), len(stops) - 2)
-    r, g, b = (stops[low] + (stops[low + 1] - stops[low]) * (position - low)).round().astype(int).tolist()
+    """The colour of a shade in 0..1, the darker the larger."""
+    r, g, b = colormap()[round(float(shade) * 255)].tolist()
     return r, g, b
 
 
@@ -86,7 +79,3 @@ def _short(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.2g}" if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
