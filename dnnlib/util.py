@@ -314,8 +314,8 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 _PIECE_BYTES = 1 << 20  # of a file that is read piece by piece
 
 
-def read_at_most(file: IO[bytes], limit: int) -> bytes | None:
-    """What is left in `file`, or None if that is more than `limit` bytes. Memory follows what the file holds."""
+def read_at_most(file: Any, limit: int) -> bytes | None:
+    """What is left in the binary `file`; None if that is more than `limit` bytes. It takes as much memory as it has."""
     pieces, total = [], 0
     while piece := file.read(_PIECE_BYTES):  # asking for `limit` at once would reserve that much
         pieces.append(piece)

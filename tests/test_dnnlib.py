@@ -397,3 +397,25 @@ def test_google_drive_page_is_confirmed_and_a_quota_page_is_an_error(monkeypatch
     pages[url] = (b"<p>Quota exceeded</p>", "uc", "text/html")
     with pytest.raises(OSError, match="quota exceeded"):
         util._download_once(url)
+
+
+# Content of files.
+
+
+class Endless:
+    def read(self, size):
+        assert size <= 2**20
+        return bytes(size)
+
+
+def test_reading_at_most_a_limit_never_asks_for_more_than_a_piece():
+    assert dnnlib.util.read_at_most(io.BytesIO(b"x" * 3_000_000), 3_000_000) == b"x" * 3_000_000
+    assert dnnlib.util.read_at_most(io.BytesIO(b"abc"), 2) is None
+    assert dnnlib.util.read_at_most(io.BytesIO(), 2) == b""
+    assert dnnlib.util.read_at_most(Endless(), 2**23) is None
+
+
+def test_names_from_files_cannot_act_on_the_terminal():
+    assert dnnlib.util.printable("tür\x1b[2J\n\u202e\udcff") == "tür\\x1b[2J\\n\\u202e\\udcff"
+    assert dnnlib.util.printable("ab" * 50, 3) == "aba..."
+    assert dnnlib.util.printable("ab" * 50, None) == "ab" * 50

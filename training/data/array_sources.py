@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from dnnlib.util import read_at_most
 from training.data.image_files import one_line
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -104,9 +105,9 @@ def read_gzip(path: str, max_bytes: int) -> bytes:
     """Unpacked content of a gzip file. `OSError` if it is damaged, cut short, or longer than `max_bytes`."""
     try:
         with gzip.open(path) as file:
-            data = file.read(max_bytes + 1)
+            data = read_at_most(file, max_bytes)
     except (gzip.BadGzipFile, EOFError, zlib.error) as err:
         raise OSError(f"{path} is not a readable gzip file: {one_line(err)}") from err
-    if len(data) > max_bytes:
+    if data is None:
         raise OSError(f"{path} unpacks to more than {max_bytes} bytes")
     return data
