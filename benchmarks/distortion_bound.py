@@ -38,7 +38,7 @@ from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.config import parse_block_grids
 from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change
 from ssn_plugin.edits.resample import keyed_normal
-from ssn_plugin.metrics import (
+from ssn_plugin.measures.pairs import (
     FRESH_STREAM,
     LATENT_STREAM,
     draw_labels,

@@ -25,7 +25,7 @@ from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.distortion import block_mask
 from ssn_plugin.edits.resample import redraw_blocks, sample_z
 from ssn_plugin.files import save_png
-from ssn_plugin.metrics import draw_noise, measure_pairs, run_network, synthesize_pairs
+from ssn_plugin.measures.pairs import draw_noise, measure_pairs, run_network, synthesize_pairs
 from training.cli import Command, network_option
 from training.images.generation import load_generator
 

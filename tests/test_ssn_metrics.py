@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 
 import numpy as np
 import pytest
 import torch
 
+import metrics
 from metrics import detectors, frechet_inception_distance, metric_main, metric_utils, sampling
 from ssn_plugin import metrics as ssn_metrics
+from ssn_plugin import pixels
 from ssn_plugin.distortion import block_mask
+from ssn_plugin.measures import pairs, statistics
 from ssn_plugin.measures.leak_map import draw_leak_map
 from ssn_plugin.networks import SSNGenerator
 
@@ -54,28 +58,28 @@ def tiny_ssn(**kwargs):
 
 
 def test_a_generator_without_leaks_has_no_distortion():
-    stats = ssn_metrics.distortion_statistics(PaintedGrid(), num_pairs=50)
+    stats = statistics.distortion_statistics(PaintedGrid(), num_pairs=50)
     assert stats["distortion"] == (0, 0, 0)
     assert stats["diversity"].value > 0
     assert stats["locality"].value == math.inf
 
 
 def test_diversity_of_independent_unit_normals_is_two_within_its_interval():
-    diversity = ssn_metrics.distortion_statistics(PaintedGrid(), num_pairs=1000, batch_size=250)["diversity"]
+    diversity = statistics.distortion_statistics(PaintedGrid(), num_pairs=1000, batch_size=250)["diversity"]
     assert diversity.low < 2 < diversity.high
     # (a - b)^2 has mean 2 and standard deviation sqrt(8): the interval of 1000 pairs is known.
     assert (diversity.high - diversity.low) / 2 == pytest.approx(1.96 * math.sqrt(8 / 1000), rel=0.1)
 
 
 def test_a_known_leak_gives_exactly_its_locality():
-    stats = ssn_metrics.distortion_statistics(PaintedGrid(leak=0.1), num_pairs=20)
+    stats = statistics.distortion_statistics(PaintedGrid(leak=0.1), num_pairs=20)
     assert stats["locality"].value == pytest.approx(100, rel=1e-4)
     assert stats["locality"].high - stats["locality"].low == pytest.approx(0, abs=0.1)
     assert stats["distortion"].value == pytest.approx(stats["diversity"].value / 100, rel=1e-4)
 
 
 def test_leak_matrix_of_a_block_diagonal_generator_is_diagonal():
-    leak = ssn_metrics.leak_matrix(PaintedGrid(grid=(2, 3), resolution=12), num_pairs=60)
+    leak = statistics.leak_matrix(PaintedGrid(grid=(2, 3), resolution=12), num_pairs=60)
     assert leak.mean.shape == (6, 6)
     assert np.all(leak.mean[~np.eye(6, dtype=bool)] == 0)
     assert np.all(np.diag(leak.mean) > 0)
@@ -83,7 +87,7 @@ def test_leak_matrix_of_a_block_diagonal_generator_is_diagonal():
 
 
 def test_leak_matrix_shows_a_known_leak_in_every_off_diagonal_entry():
-    leak = ssn_metrics.leak_matrix(PaintedGrid(leak=0.5), num_pairs=40)
+    leak = statistics.leak_matrix(PaintedGrid(leak=0.5), num_pairs=40)
     expected = np.diag(leak.mean)[:, None] * np.where(np.eye(4, dtype=bool), 1, 0.25)
     np.testing.assert_allclose(leak.mean, expected, rtol=1e-4)
     assert leak.inside.value / leak.outside.value == pytest.approx(4, rel=1e-4)
@@ -91,14 +95,14 @@ def test_leak_matrix_shows_a_known_leak_in_every_off_diagonal_entry():
 
 def test_statistics_do_not_depend_on_the_batch_size():
     G = tiny_ssn()
-    results = [ssn_metrics.distortion_statistics(G, 8, batch_size=size) for size in (1, 7, 64)]
+    results = [statistics.distortion_statistics(G, 8, batch_size=size) for size in (1, 7, 64)]
     for other in results[1:]:
         for key in results[0]:
             np.testing.assert_allclose(other[key], results[0][key], rtol=1e-5)
 
 
 def test_another_seed_gives_other_pairs():
-    one, two = (ssn_metrics.distortion_statistics(tiny_ssn(), 4, seed=seed)["distortion"].value for seed in (0, 1))
+    one, two = (statistics.distortion_statistics(tiny_ssn(), 4, seed=seed)["distortion"].value for seed in (0, 1))
     assert one != two
 
 
@@ -109,7 +113,7 @@ def test_both_images_of_a_pair_share_their_noise_and_pairs_do_not():
             value.data.fill_(1.0)
         elif name.endswith("affine.weight"):
             value.data.zero_()   # the latents have no effect; what is left comes from noise
-    before, after = ssn_metrics.synthesize_pairs(G, [0, 1], torch.tensor([0, 3]), seed=0, device=CPU)
+    before, after = pairs.synthesize_pairs(G, [0, 1], torch.tensor([0, 3]), seed=0, device=CPU)
     torch.testing.assert_close(before, after)
     assert (before[0] - before[1]).abs().max() > 0.1
 
@@ -117,7 +121,7 @@ def test_both_images_of_a_pair_share_their_noise_and_pairs_do_not():
 def test_a_pair_differs_in_the_latents_of_one_block_only():
     G = PaintedGrid(grid=(3, 3), resolution=9)
     blocks = torch.tensor([0, 4, 8])
-    before, after = ssn_metrics.synthesize_pairs(G, [0, 1, 2], blocks, seed=5, device=CPU)
+    before, after = pairs.synthesize_pairs(G, [0, 1, 2], blocks, seed=5, device=CPU)
     changed = (before != after).any(dim=1)
     assert torch.equal(changed, block_mask(blocks, (3, 3), 9, 9))
 
@@ -125,7 +129,7 @@ def test_a_pair_differs_in_the_latents_of_one_block_only():
 def test_training_mode_and_weights_of_the_network_are_left_alone():
     G = tiny_ssn().train()
     before = {name: value.clone() for name, value in G.state_dict().items()}
-    ssn_metrics.distortion_statistics(G, 3)
+    statistics.distortion_statistics(G, 3)
     assert G.training
     assert all(torch.equal(before[name], value) for name, value in G.state_dict().items())
 
@@ -137,19 +141,19 @@ def test_a_plain_network_is_told_that_it_has_no_grid():
 
 def test_one_block_has_no_outside():
     with pytest.raises(ValueError, match="1x1 grid"):
-        ssn_metrics.distortion_statistics(PaintedGrid(grid=(1, 1)), 3)
+        statistics.distortion_statistics(PaintedGrid(grid=(1, 1)), 3)
 
 
 def test_fewer_pairs_than_blocks_cannot_fill_a_leak_matrix():
     with pytest.raises(ValueError, match="got 4 blocks and 3 pairs"):
-        ssn_metrics.leak_matrix(PaintedGrid(), num_pairs=3)
+        statistics.leak_matrix(PaintedGrid(), num_pairs=3)
 
 
 def test_interval_of_a_mean_covers_the_truth_19_times_out_of_20():
     rng = np.random.RandomState(0)
     hits = 0
     for _ in range(1000):
-        estimate = ssn_metrics.mean_estimate(rng.randn(50) + 3)
+        estimate = statistics.mean_estimate(rng.randn(50) + 3)
         hits += estimate.low < 3 < estimate.high
     assert 925 <= hits <= 965   # 50 samples and a normal quantile: a little below 95 %
 
@@ -159,7 +163,7 @@ def test_interval_of_a_ratio_covers_the_truth_19_times_out_of_20():
     hits = 0
     for _ in range(1000):
         denominator = rng.gamma(2, 1, size=200)
-        estimate = ssn_metrics.ratio_estimate(3 * denominator * rng.gamma(4, 0.25, size=200), denominator)
+        estimate = statistics.ratio_estimate(3 * denominator * rng.gamma(4, 0.25, size=200), denominator)
         hits += estimate.low < 3 < estimate.high
     assert 920 <= hits <= 970
 
@@ -169,7 +173,7 @@ def test_metric_results_carry_names_intervals_and_provenance():
     assert set(result.results) == {
         f"ssn_distortion12{part}{bound}" for part in ("", "_diversity", "_locality") for bound in ("", "_low", "_high")}
     assert result.provenance.num_pairs == 12 and result.provenance.seed == 3
-    direct = ssn_metrics.distortion_statistics(PaintedGrid(leak=0.1), 12, seed=3)
+    direct = statistics.distortion_statistics(PaintedGrid(leak=0.1), 12, seed=3)
     assert result.results.ssn_distortion12 == direct["distortion"].value
 
 
@@ -208,7 +212,8 @@ def test_the_host_can_fetch_detectors_before_it_measures():
 
 def test_plugin_metrics_work_with_the_options_of_the_reference_host(monkeypatch):
     """Its MetricOptions have neither seed, batch size, output folder nor provenance, and it checks no detector."""
-    monkeypatch.setattr(ssn_metrics, "host_detectors", None)
+    monkeypatch.setitem(sys.modules, "metrics.detectors", None)   # cannot be imported
+    monkeypatch.delattr(metrics, "detectors")
     monkeypatch.setattr(metric_utils, "get_feature_detector", lambda **kwargs: MeanColour())
     opts = types.SimpleNamespace(
         G=PaintedGrid(leak=0.1), G_kwargs={}, dataset_kwargs={}, num_gpus=1, rank=0, device=CPU, cache=True,
@@ -221,19 +226,19 @@ def test_plugin_metrics_work_with_the_options_of_the_reference_host(monkeypatch)
 
 def test_conditional_networks_draw_labels_from_the_data_set_or_uniformly():
     G = PaintedGrid(c_dim=3)
-    labels = ssn_metrics.draw_labels(G, range(60), seed=0, label_fn=None)
+    labels = pairs.draw_labels(G, range(60), seed=0, label_fn=None)
     assert torch.equal(labels.sum(dim=1), torch.ones(60))
     assert (labels.sum(dim=0) > 8).all()
-    fixed = ssn_metrics.draw_labels(G, range(2), seed=0, label_fn=lambda i: np.array([0, 0, 1], dtype=np.float32))
+    fixed = pairs.draw_labels(G, range(2), seed=0, label_fn=lambda i: np.array([0, 0, 1], dtype=np.float32))
     assert fixed.tolist() == [[0, 0, 1], [0, 0, 1]]
-    assert ssn_metrics.distortion_statistics(G, 4)["diversity"].value > 0
+    assert statistics.distortion_statistics(G, 4)["diversity"].value > 0
     with pytest.raises(ValueError, match="takes the labels of a data set, and none is known"):
         metric_main.calc_metric("ssn_distortion4", G=G, device=CPU)
 
 
 def test_images_with_alpha_are_laid_on_white_for_a_detector():
     img = torch.tensor([100.0, 0, 200, 51]).reshape(1, 4, 1, 1)   # a fifth opaque
-    for three_channels in (ssn_metrics._three_channels, sampling.to_three_channels):
+    for three_channels in (pixels.to_three_channels, sampling.to_three_channels):
         torch.testing.assert_close(three_channels(img).flatten(), torch.tensor([20 + 204.0, 204, 40 + 204]))
         assert three_channels(img.to(torch.uint8)).flatten().tolist() == [224, 204, 244]
 
@@ -298,13 +303,13 @@ def test_both_frechet_distances_of_the_project_agree():
     for s, f in zip(stats, (x, y), strict=True):
         s.append(f)
     expected = frechet_inception_distance.frechet_distance(*stats[0].get_mean_cov(), *stats[1].get_mean_cov())
-    assert ssn_metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    assert statistics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
 
 
 def test_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.RandomState(0).randn(1000)
-    estimate = ssn_metrics.jackknife_estimate(lambda kept: float(values[kept].mean()), 1000, num_groups=1000)
-    expected = ssn_metrics.mean_estimate(values)
+    estimate = statistics.jackknife_estimate(lambda kept: float(values[kept].mean()), 1000, num_groups=1000)
+    expected = statistics.mean_estimate(values)
     np.testing.assert_allclose(estimate, expected, rtol=1e-6)
 
 
@@ -315,8 +320,8 @@ class Identity(torch.nn.Module):
 
 def test_perceptual_distances_split_a_change_into_outside_and_inside():
     G = PaintedGrid(leak=0.01, resolution=4)
-    stats = ssn_metrics.lpips_statistics(G, 30, detector=Identity())
-    pixels = ssn_metrics.distortion_statistics(G, 30)
+    stats = statistics.lpips_statistics(G, 30, detector=Identity())
+    pixels = statistics.distortion_statistics(G, 30)
     # Values rarely leave -1..1 by much for the small leak, so only the order of magnitude is compared outside.
     assert stats["lpips_inside"].value > 100 * stats["lpips_outside"].value > 0
     # 3 channels of 4 pixels; clamping can only make a change smaller.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssn_plugin import pixels
 from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
 from ssn_plugin.edits.recipe import Edit, Recipe, decode_mask, hash_network
 
@@ -225,8 +226,8 @@ def change(before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> t
 
 
 def to_uint8(img: torch.Tensor) -> np.ndarray:
-    """[C, H, W] in -1..1 -> uint8 [H, W, C], cut off rather than rounded, as the host's scripts do."""
-    return (img.permute(1, 2, 0) * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy()
+    """[C, H, W] in -1..1 -> uint8 [H, W, C]"""
+    return pixels.to_uint8(img).permute(1, 2, 0).numpy()
 
 
 def resample(G: torch.nn.Module, recipe: Recipe) -> Resampling:
