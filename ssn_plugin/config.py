@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import math
 import re
 import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ssn_plugin import options as table
+from ssn_plugin.options import at_least, between, more_than, one_of, setting, settings_of
 
 if TYPE_CHECKING:
     from training.config import CfgSpec
@@ -34,65 +36,105 @@ REWARDS = ("log", "linear")
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
 
+def parse_block_grids(text: str) -> BlockGrids:
+    """`4x4` -> ((4, 4),), rows first; several grids are joined by `+`."""
+    grids = [re.fullmatch(r"(\d+)x(\d+)", part) for part in text.split("+")]
+    if not all(grids):
+        raise ValueError(f"--blocks must be rows x columns such as 4x4, got {text}")
+    return tuple((int(grid[1]), int(grid[2])) for grid in grids if grid)
+
+
+def format_block_grids(grids: BlockGrids) -> str:
+    """((1, 1), (4, 4)) -> `1x1+4x4`."""
+    return "+".join(f"{rows}x{cols}" for rows, cols in grids)
+
+
 @dataclasses.dataclass(frozen=True)
 class SSNConfig:
-    """Settings of the SSN generator and of its low-distortion loss."""
+    """Settings of the SSN generator and of its loss.
 
-    block_grids: BlockGrids = ((4, 4),)    # (rows, cols) of each grid of latents, coarse to fine
-    block_dim: int = BLOCK_DIM_CUDA        # numbers in the z and in the w of one block
-    mapping_layers: int = 8                # depth of the MLP that all blocks share
-    encoder: str = "gated"                 # spatial encoder behind a learned gate, or "none": interpolated blocks
-    encoder_init: str | None = None        # its gates start closed ("zero") or open ("random", also None)
-    style_resolution: int | None = None    # finest style map, in pixels; 0 = exact everywhere, None = from the grid
-    channels: int | None = None            # at full resolution, twice as many below; None = the host's choice
-    channels_max: int | None = None        # they double with every halving up to so many; None = twice, or the host's
-    style_mixing_prob: float = 0.9         # share of training images that mix the styles of two latents
-    pl_weight: float = 2                   # weight of path length regularisation
-    pl_outside_weight: float = 1           # of pixels outside a block in its path length; 1: StyleGAN2's path length
-    distortion_weight: float = 100         # lambda; 0 switches the term off
-    distortion_warmup: float = 0           # thousands of images over which lambda grows from 0
-    distortion_interval: int = 1           # it and the reward at every k-th step only, with k times the weight
-    distortion_reduction: str = "mean"     # over the pixels outside, or the "sum" of the means of the blocks outside
-    distortion_batch_shrink: int = 4       # a block is redrawn of 1/n of the batch
-    diversity_weight: float = 0            # mu, reward for change inside a redrawn block; 0 switches it off
-    diversity_cap: float = 0.1             # tau: more mean squared change than this earns nothing
-    diversity_reward: str = "log"          # for the logarithm of the change up to the cap, or for the change ("linear")
+    The one place for each: its option of train.py, its default, its rule, the argument it becomes, its part of the
+    run's name. A new setting of the loss needs an entry with `target="loss"`, and the code in the loss that uses it.
+    """
+
+    # (rows, cols) of each grid of latents, coarse to fine.
+    block_grids: BlockGrids = setting(
+        ((4, 4),), "--blocks", "RxC[+RxC]",
+        "Rows x columns of the block grid, or of several from coarse to fine; the loss is about the blocks of the last",
+        keyword="blocks", show=format_block_grids)
+    distortion_weight: float = setting(
+        100, "--lambda", "FLOAT", "Weight of the distortion outside a redrawn block", rule=at_least(0), target="loss")
+    diversity_weight: float = setting(
+        0, "--diversity", "FLOAT", "Weight of the reward for change inside a redrawn block",
+        rule=at_least(0), target="loss")
+    distortion_warmup: float = setting(
+        0, "--lambda-warmup", "KIMG", "Thousands of images over which --lambda grows from 0 to its value",
+        rule=at_least(0), target="loss", part="warmup")
+    diversity_cap: float = setting(
+        0.1, "--diversity-cap", "FLOAT", "Mean squared change inside a block beyond which more earns nothing",
+        rule=more_than(0), target="loss", part="cap", needs="diversity_weight")
+    diversity_reward: str = setting(
+        "log", "--diversity-reward", None,
+        "Reward the change up to the cap, or its logarithm, which also wakes blocks that do nothing",
+        rule=one_of(REWARDS), target="loss", part="", needs="diversity_weight")
+    distortion_interval: int = setting(
+        1, "--distortion-interval", "INT", "Compute both terms only at every N-th step, with N times the weights",
+        rule=at_least(1), target="loss", part="interval")
+    distortion_reduction: str = setting(
+        "mean", "--distortion-reduction", None,
+        "Mean over the pixels outside, or sum of the means of the blocks outside",
+        rule=one_of(REDUCTIONS), target="loss", part="")
+    distortion_batch_shrink: int = setting(4, rule=at_least(1), target="loss")  # redraw a block of 1/N of the batch
+    pl_weight: float = setting(2, target="loss")  # of path length regularisation
+    pl_outside_weight: float = setting(
+        1, "--pl-outside", "FLOAT",
+        "Regularise the path lengths of single blocks, with this weight outside the block and 1 inside; "
+        "1 = StyleGAN2's path length",
+        rule=at_least(0), target="loss", part="ploutside", only_if_changed=True)
+    encoder: str = setting(
+        "gated", "--encoder", None, "Spatial encoder of the block latents, behind a learned gate, or interpolation",
+        rule=one_of(ENCODERS), target="synthesis", part="encoder")
+    encoder_init: str | None = setting(
+        None, "--encoder-init", None,
+        "Start of the encoder: with its gates closed (zero), which keeps the images of a StyleGAN2 given with "
+        "--resume, or open (random)",
+        rule=one_of(ENCODER_INITS), part="init", shown="zero with such a network, else random")
+    style_resolution: int | None = setting(
+        None, "--style-resolution", "INT", "Finest resolution of the style maps; 0 = exact everywhere",
+        target="synthesis", part="styles", shown="from the grid")
+    block_dim: int = setting(  # in the z and in the w of one block
+        BLOCK_DIM_CUDA, "--block-dim", "INT", "Latent numbers per block", rule=at_least(1), part="dim",
+        shown=f"{BLOCK_DIM_CUDA}; {BLOCK_DIM_CPU} on the CPU", for_baseline=True)
+    channels: int | None = setting(
+        None, "--channels", "INT", "Channels at full resolution; half the resolution and less has twice as many",
+        rule=at_least(1), part="channels", shown=f"{CHANNELS_CPU} on the CPU, else as --cfg=auto",
+        for_baseline=True)
+    channels_max: int | None = setting(
+        None, "--channels-max", "INT",
+        "Most channels: they double with every halving of the resolution up to this number, which costs little where "
+        "pixels are few",
+        rule=at_least(1), part="max",
+        shown=f"twice --channels, {2 * CHANNELS_CPU} on the CPU, else as --cfg=auto", for_baseline=True)
+    style_mixing_prob: float = setting(
+        0.9, "--style-mixing", "FLOAT", "Share of the training images that mix the styles of two latents",
+        rule=between(0, 1), target="loss", part="mixing", for_baseline=True)
+    mapping_layers: int = setting(8)  # depth of the MLP that all blocks share
 
     def __post_init__(self) -> None:
         self._check_block_grids()
-        for option, value in [
-            ("block-dim", self.block_dim), ("channels", self.channels), ("channels-max", self.channels_max),
-        ]:
-            if value is not None and value < 1:
-                raise ValueError(f"--{option} must be at least 1, got {value}")
+        table.check_rules(self)
         if self.channels is not None and self.channels_max is not None and self.channels_max < self.channels:
             raise ValueError(f"--channels-max must be at least the --channels {self.channels}, got {self.channels_max}")
-        if self.encoder not in ENCODERS:
-            raise ValueError(f"--encoder must be one of {', '.join(ENCODERS)}, got {self.encoder}")
-        if self.encoder_init not in (None, *ENCODER_INITS):
-            raise ValueError(f"--encoder-init must be one of {', '.join(ENCODER_INITS)}, got {self.encoder_init}")
         if self.encoder_init is not None and self.encoder == "none":
             raise ValueError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
         self._check_style_resolution()
-        if not 0 <= self.style_mixing_prob <= 1:
-            raise ValueError(f"--style-mixing must be between 0 and 1, got {self.style_mixing_prob:g}")
-        for option, weight in [
-            ("lambda", self.distortion_weight), ("lambda-warmup", self.distortion_warmup),
-            ("diversity", self.diversity_weight), ("pl-outside", self.pl_outside_weight),
-        ]:
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"--{option} must be at least 0, got {weight:g}")
-        if not 0 < self.diversity_cap < math.inf:
-            raise ValueError(f"--diversity-cap must be more than 0, got {self.diversity_cap:g}")
-        if self.diversity_reward not in REWARDS:
-            raise ValueError(f"--diversity-reward must be one of {', '.join(REWARDS)}, got {self.diversity_reward}")
-        if self.distortion_interval < 1:
-            raise ValueError(f"--distortion-interval must be at least 1, got {self.distortion_interval}")
-        if self.distortion_reduction not in REDUCTIONS:
-            choices = ", ".join(REDUCTIONS)
-            raise ValueError(f"--distortion-reduction must be one of {choices}, got {self.distortion_reduction}")
-        if self.distortion_batch_shrink < 1:
-            raise ValueError(f"distortion_batch_shrink must be at least 1, got {self.distortion_batch_shrink}")
+
+    def kwargs(self, target: str) -> dict[str, Any]:
+        """Those settings that are arguments of the "loss" or of the "synthesis" network."""
+        return {
+            name: getattr(self, name) for name, (field, kind) in settings_of(self).items()
+            if kind.target == target and not (kind.only_if_changed and getattr(self, name) == field.default)
+        }
 
     def _check_block_grids(self) -> None:
         names = format_block_grids(self.block_grids)
@@ -110,19 +152,6 @@ class SSNConfig:
             raise ValueError(f"--style-resolution must be 0 or a power of two of at least 4, got {size}")
         if size < largest:
             raise ValueError(f"--style-resolution must be at least the {largest} blocks of the grid's side, got {size}")
-
-
-def parse_block_grids(text: str) -> BlockGrids:
-    """`4x4` -> ((4, 4),), rows first; several grids are joined by `+`."""
-    grids = [re.fullmatch(r"(\d+)x(\d+)", part) for part in text.split("+")]
-    if not all(grids):
-        raise ValueError(f"--blocks must be rows x columns such as 4x4, got {text}")
-    return tuple((int(grid[1]), int(grid[2])) for grid in grids if grid)
-
-
-def format_block_grids(grids: BlockGrids) -> str:
-    """((1, 1), (4, 4)) -> `1x1+4x4`."""
-    return "+".join(f"{rows}x{cols}" for rows, cols in grids)
 
 
 def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
@@ -150,25 +179,11 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
         block_w_dim=config.block_dim,
     )
     G_kwargs["mapping_kwargs"].update(num_layers=config.mapping_layers)
-    G_kwargs["synthesis_kwargs"].update(encoder=config.encoder, style_resolution=config.style_resolution)
+    G_kwargs["synthesis_kwargs"].update(config.kwargs("synthesis"))
     if config.encoder_init is not None:
         G_kwargs["synthesis_kwargs"].update(encoder_gate=0.0 if config.encoder_init == "zero" else 1.0)
     set_channels(args, config.channels, config.channels_max)
-    args["loss_kwargs"].update(
-        class_name="ssn_plugin.loss.DistortionLoss",
-        pl_weight=config.pl_weight,
-        style_mixing_prob=config.style_mixing_prob,
-        distortion_weight=config.distortion_weight,
-        distortion_warmup=config.distortion_warmup,
-        distortion_interval=config.distortion_interval,
-        distortion_reduction=config.distortion_reduction,
-        distortion_batch_shrink=config.distortion_batch_shrink,
-        diversity_weight=config.diversity_weight,
-        diversity_cap=config.diversity_cap,
-        diversity_reward=config.diversity_reward,
-    )
-    if config.pl_outside_weight != 1:
-        args["loss_kwargs"].update(pl_outside_weight=config.pl_outside_weight)
+    args["loss_kwargs"].update(class_name="ssn_plugin.loss.DistortionLoss", **config.kwargs("loss"))
     return args
 
 
@@ -209,86 +224,12 @@ def set_channels(args: dict[str, Any], channels: int | None, channels_max: int |
 SSN_PLUS: dict[str, Any] = dict(block_grids=((1, 1), (4, 4)), diversity_weight=5)
 
 
-def size_options() -> list[click.Option]:
-    """Options that the baseline shares with `options`."""
+def options(only_baseline: bool = False) -> list[click.Option]:
+    """Options that the SSN cfgs add to train.py, or those of them that the baseline shares."""
     return [
-        click.Option(
-            ["--block-dim"], type=int, metavar="INT",
-            help=f"SSN: latent numbers per block  [default: {BLOCK_DIM_CUDA}; {BLOCK_DIM_CPU} on the CPU]",
-        ),
-        click.Option(
-            ["--channels"], type=int, metavar="INT",
-            help="SSN: channels at full resolution; half the resolution and less has twice as many  [default: "
-                 f"{CHANNELS_CPU} on the CPU, else as --cfg=auto]",
-        ),
-        click.Option(
-            ["--channels-max"], type=int, metavar="INT",
-            help="SSN: channels double with every halving of the resolution up to so many, which costs little where "
-                 "pixels are few  [default: twice --channels, 64 on the CPU, else as --cfg=auto]",
-        ),
-        click.Option(
-            ["--style-mixing", "style_mixing_prob"], type=float, metavar="FLOAT",
-            help="SSN: share of training images that mix the styles of two latents  [default: 0.9]",
-        ),
-    ]
-
-
-def options() -> list[click.Option]:
-    """Options that the SSN cfgs add to train.py; their keywords are fields of SSNConfig, but for `blocks`."""
-    return [
-        click.Option(
-            ["--blocks"], metavar="RxC[+RxC]",
-            help="SSN: rows x columns of the block grid, or of several from coarse to fine, of which the last is the "
-                 "one whose blocks the terms are about  [default: 4x4; 1x1+4x4 in ssn-plus]",
-        ),
-        click.Option(
-            ["--lambda", "distortion_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the distortion outside a redrawn block  [default: 100]",
-        ),
-        click.Option(
-            ["--lambda-warmup", "distortion_warmup"], type=float, metavar="KIMG",
-            help="SSN: thousands of images over which --lambda grows from 0 to its value  [default: 0]",
-        ),
-        click.Option(
-            ["--diversity", "diversity_weight"], type=float, metavar="FLOAT",
-            help="SSN: weight of the reward for change inside a redrawn block  [default: 0; 5 in ssn-plus]",
-        ),
-        click.Option(
-            ["--diversity-cap"], type=float, metavar="FLOAT",
-            help="SSN: mean squared change inside a block beyond which more earns nothing  [default: 0.1]",
-        ),
-        click.Option(
-            ["--diversity-reward"], type=click.Choice(REWARDS),
-            help="SSN: reward the change up to the cap, or its logarithm, which also wakes blocks that do nothing  "
-                 "[default: log]",
-        ),
-        click.Option(
-            ["--distortion-interval"], type=int, metavar="INT",
-            help="SSN: compute both terms every k-th step only, with k times the weights  [default: 1]",
-        ),
-        click.Option(
-            ["--distortion-reduction"], type=click.Choice(REDUCTIONS),
-            help="SSN: mean over the outside pixels, or sum of the outside blocks' means  [default: mean]",
-        ),
-        click.Option(
-            ["--pl-outside", "pl_outside_weight"], type=float, metavar="FLOAT",
-            help="SSN: path lengths of single blocks, with this weight outside the block and 1 inside; 1 = StyleGAN2's "
-                 "path length  [default: 1]",
-        ),
-        click.Option(
-            ["--encoder"], type=click.Choice(ENCODERS),
-            help="SSN: spatial encoder of the block latents  [default: gated]",
-        ),
-        click.Option(
-            ["--encoder-init"], type=click.Choice(ENCODER_INITS),
-            help="SSN: start of the encoder; zero = its gates are closed, which keeps the images of a StyleGAN2 given "
-                 "with --resume  [default: zero with such a network, else random]",
-        ),
-        click.Option(
-            ["--style-resolution"], type=int, metavar="INT",
-            help="SSN: finest resolution of the style maps; 0 = exact everywhere  [default: from the grid]",
-        ),
-        *size_options(),
+        table.click_option(field, kind, presets={} if only_baseline else {"ssn-plus": SSN_PLUS})
+        for field, kind in settings_of(SSNConfig).values()
+        if kind.flag is not None and (kind.for_baseline or not only_baseline)
     ]
 
 
@@ -299,7 +240,8 @@ def register() -> None:
     register_cfg(CfgExtension(name="ssn", options=options(), spec=_spec, edit=_edit, take_over=_take_over))
     edit = functools.partial(_edit, preset=SSN_PLUS)
     register_cfg(CfgExtension(name="ssn-plus", options=options(), spec=_spec, edit=edit))
-    register_cfg(CfgExtension(name="ssn-baseline", options=size_options(), spec=_spec, edit=_edit_baseline))
+    shared = options(only_baseline=True)
+    register_cfg(CfgExtension(name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
@@ -324,8 +266,8 @@ def _edit(
 
 def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
     _limit_preview(args, device)
-    names = {str(option.name) for option in size_options()}
-    settings = {name: given[name] for name in names if given.get(name) is not None}
+    shared = [name for name, (_field, kind) in settings_of(SSNConfig).items() if kind.for_baseline]
+    settings = {name: given[name] for name in shared if given.get(name) is not None}
     config = SSNConfig(**{"block_dim": _block_dim(device), **settings})
     edited, networks = baseline_kwargs(args, config), _networks_to_start_from(args)
     if networks is not None:
@@ -349,8 +291,8 @@ def _refuse_with_resume(settings: Mapping[str, Any], *names: str) -> None:
     """ValueError if one of these settings was given beside a network that decides on it."""
     for name in names:
         if name in settings:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} cannot be given with --resume, whose networks decide, got {settings[name]}")
+            flag = settings_of(SSNConfig)[name][1].flag
+            raise ValueError(f"{flag} cannot be given with --resume, whose networks decide, got {settings[name]}")
 
 
 def _block_dim(device: str) -> int:
@@ -395,18 +337,17 @@ def apply_options(
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = _checked_config(preset, settings)
     edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
-    encoding = dict(encoder=config.encoder, style_resolution=config.style_resolution)
-    edited["G_kwargs"]["synthesis_kwargs"].update(encoding)
+    edited["G_kwargs"]["synthesis_kwargs"].update(config.kwargs("synthesis"))
     return edited, _name_parts(config, given)
 
 
 def _checked_config(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> SSNConfig:
     """The settings of a cfg, overruled by those that were given."""
     config = SSNConfig(**{**preset, **settings})
-    for option in ("diversity_cap", "diversity_reward"):
-        if option in settings and config.diversity_weight == 0:
-            flag = "--" + option.replace("_", "-")
-            raise ValueError(f"{flag} has no effect without --diversity, got {settings[option]}")
+    for name, (_field, kind) in settings_of(config).items():
+        if kind.needs is not None and name in settings and getattr(config, kind.needs) == 0:
+            needed = settings_of(config)[kind.needs][1].flag
+            raise ValueError(f"{kind.flag} has no effect without {needed}, got {table.show(settings[name])}")
     return config
 
 
@@ -425,7 +366,7 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
     if transfer.is_ssn(G):
         defaults.update(block_grids=tuple(tuple(grid) for grid in G.block_grid))
         kwargs = structure["synthesis_kwargs"]
-        defaults.update((name, kwargs[name]) for name in ("encoder", "style_resolution") if name in kwargs)
+        defaults.update((name, kwargs[name]) for name in SSNConfig().kwargs("synthesis") if name in kwargs)
     if transfer.has_encoder(G):
         if "encoder_init" in settings:
             raise ValueError("--encoder-init cannot be given with a --resume that holds a trained encoder, "
@@ -444,23 +385,7 @@ def _name_parts(config: SSNConfig, given: Mapping[str, Any]) -> list[str]:
 
 def _given_parts(given: Mapping[str, Any]) -> list[str]:
     """The settings that the user asked for, as parts of the run's name."""
-    parts = []
-    for option, prefix in [
-        ("distortion_warmup", "warmup"),
-        ("diversity_cap", "cap"),
-        ("diversity_reward", ""),
-        ("distortion_interval", "interval"),
-        ("distortion_reduction", ""),
-        ("pl_outside_weight", "ploutside"),
-        ("encoder", "encoder"),
-        ("encoder_init", "init"),
-        ("style_resolution", "styles"),
-        ("block_dim", "dim"),
-        ("channels", "channels"),
-        ("channels_max", "max"),
-        ("style_mixing_prob", "mixing"),
-    ]:
-        value = given.get(option)
-        if value is not None:
-            parts.append(f"{prefix}{value:g}" if isinstance(value, float) else f"{prefix}{value}")
-    return parts
+    return [
+        kind.part + table.show(given[name]) for name, (_field, kind) in settings_of(SSNConfig).items()
+        if kind.part is not None and given.get(name) is not None
+    ]

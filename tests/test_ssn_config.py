@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +16,15 @@ import torch
 
 import dnnlib
 import train
+from ssn_plugin import config
 from ssn_plugin.config import SSNConfig, parse_block_grids, ssn_kwargs
+from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
 from training import config as host_config
 from training import networks
 from training.config import UserError, setup_training_loop_kwargs
 from training.formats.network_export import save_networks
+from training.loss import StyleGAN2Loss
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,22 +113,46 @@ def test_its_options_are_refused_beside_another_cfg(data, options, flag):
         assert str(caught.value) == f"{flag} can only be given with --cfg=ssn|ssn-plus, got --cfg={cfg}"
 
 
-def test_the_tree_names_generator_and_loss_with_their_settings(data, device):
-    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", blocks="2x4", distortion_weight=30.0)
-    assert desc.endswith("-ssn-blocks2x4-lambda30")
-    G_kwargs, loss_kwargs = args.G_kwargs, args.loss_kwargs
+def test_the_tree_names_an_ssn_generator_with_the_grid_and_the_width_of_the_machine(data, device):
+    desc, args = setup_training_loop_kwargs(data=data, cfg="ssn", blocks="2x4")
+    assert desc.endswith("-ssn-blocks2x4-lambda100")
+    G_kwargs = args.G_kwargs
     assert G_kwargs.class_name == "ssn_plugin.networks.SSNGenerator"
     assert G_kwargs.block_grid == [[2, 4]]
     assert G_kwargs.block_z_dim == G_kwargs.block_w_dim == (64 if device == "cpu" else 512)
     assert "z_dim" not in G_kwargs and "w_dim" not in G_kwargs
-    assert G_kwargs.mapping_kwargs == dict(num_layers=8)
-    assert G_kwargs.synthesis_kwargs.encoder == "gated"
-    assert G_kwargs.synthesis_kwargs.style_resolution is None
-    assert loss_kwargs == dict(
-        class_name="ssn_plugin.loss.DistortionLoss", r1_gamma=1, pl_weight=2, distortion_weight=30,
-        distortion_warmup=0, distortion_interval=1, distortion_reduction="mean", distortion_batch_shrink=4,
-        diversity_weight=0, diversity_cap=0.1, diversity_reward="log", style_mixing_prob=0.9,
-    )
+
+
+def test_every_setting_of_the_loss_reaches_the_argument_of_its_name(data):
+    given = dict(distortion_weight=30.0, distortion_warmup=2.0, distortion_interval=3, distortion_reduction="sum",
+                 diversity_weight=0.5, diversity_cap=0.25, diversity_reward="linear", pl_outside_weight=4.0,
+                 style_mixing_prob=0.5)
+    loss_kwargs = setup_training_loop_kwargs(data=data, cfg="ssn", **given)[1].loss_kwargs
+    assert loss_kwargs.class_name == "ssn_plugin.loss.DistortionLoss"
+    fixed = SSNConfig().kwargs("loss").keys() - given.keys()
+    assert fixed == {"pl_weight", "distortion_batch_shrink"}  # which have no option
+    assert given.items() <= loss_kwargs.items() and fixed <= loss_kwargs.keys()
+    parameters = {**inspect.signature(StyleGAN2Loss).parameters, **inspect.signature(DistortionLoss).parameters}
+    assert {*loss_kwargs} - {"class_name"} <= set(parameters)
+
+
+# What --help says of a default in words, and the option that then has the same effect on the CPU.
+DEFAULTS_IN_WORDS = dict(block_dim=64, channels=32, channels_max=64, encoder_init="random")
+
+
+@pytest.mark.parametrize("option", [option for option in config.options() if option.name != "style_resolution"],
+                         ids=lambda option: option.name)
+@pytest.mark.parametrize("cfg", ["ssn", "ssn-plus"])
+def test_the_default_that_help_shows_is_the_one_in_use(data, cfg, option):
+    shown = re.search(r"\[default: ([^;\]]*)(?:; (.*) in ssn-plus)?", option.help)
+    text = shown[2] if cfg == "ssn-plus" and shown[2] else shown[1]
+    value = DEFAULTS_IN_WORDS.get(option.name) or option.type.convert(text, option, None)
+    needed = dict(diversity_weight=1.0) if option.name in ("diversity_cap", "diversity_reward") else {}
+    plain, given = (setup_training_loop_kwargs(data=data, gpus=0, cfg=cfg, **needed, **kwargs)[1]
+                    for kwargs in [{}, {option.name: value}])
+    if option.name == "encoder_init":
+        assert given.G_kwargs.synthesis_kwargs.pop("encoder_gate") == 1  # the generator's own default
+    assert plain == given
 
 
 def test_ssn_plus_adds_a_global_code_and_a_reward_and_its_settings_can_be_overruled(data, device):
@@ -288,7 +317,7 @@ def test_importing_the_settings_imports_nothing_of_the_host():
 def test_the_help_of_train_py_explains_every_option():
     help_of = {param.name: str(getattr(param, "help", "")) for param in train.main.params}
     for name in host_config.extension_options():
-        assert help_of[name].startswith("SSN: ") and "[default: " in help_of[name]
+        assert "[default: " in help_of[name]
 
 
 @pytest.mark.parametrize("blocks", ["1x1", "2x2", "4x2"])
