@@ -217,7 +217,7 @@ def save_film(
 
 def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.edits.recipe import read_recipe
+    from ssn_plugin.edits.recipe_files import read_recipe
 
     recipe = read_recipe(path)
     if pick is not None:

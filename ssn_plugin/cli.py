@@ -241,7 +241,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
     """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.edits.recipe import read_recipe
+    from ssn_plugin.edits.recipe_files import read_recipe
 
     recipe = read_recipe(path)
     if pick is not None:

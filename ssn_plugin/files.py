@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 
 @contextlib.contextmanager
@@ -36,11 +36,17 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
         raise
 
 
-def save_png(image: Image.Image | np.ndarray, path: str | os.PathLike) -> None:
-    """Write a Pillow image, or a uint8 array [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, as PNG."""
+def save_png(image: Image.Image | np.ndarray, path: str | os.PathLike, text: dict[str, str] | None = None) -> None:
+    """Write a Pillow image, or a uint8 array [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, as PNG.
+
+    text: ASCII that the file carries, by keyword.
+    """
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
             raise ValueError(f"a PNG needs uint8 [H, W, 1, 3 or 4], got {image.dtype} {list(image.shape)}")
         image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     with open_atomic(path) as file:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", pnginfo=chunks)

@@ -14,7 +14,8 @@ from PIL import Image
 import ssn_plugin
 from ssn_plugin.edits import resample
 from ssn_plugin.edits.edit_options import EditRequest
-from ssn_plugin.edits.session import OpenNetwork, Session
+from ssn_plugin.edits.open_network import OpenNetwork
+from ssn_plugin.edits.session import Session
 from ssn_plugin.networks import SSNGenerator
 
 BLOCK = EditRequest("0,1")

@@ -9,10 +9,11 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, image_size, locate_grid
 from ssn_plugin.edits.recipe import Edit, Recipe, check_seed, encode_mask
@@ -86,28 +87,65 @@ class Mask:
     path: str            # for messages
     weights: np.ndarray  # uint8 [H, W]: 255 is redrawn, 0 kept, the rest mixed
 
-    def check_size(self, height: int, width: int) -> None:
-        if self.weights.shape != (height, width):
-            mask_height, mask_width = self.weights.shape
-            raise ValueError(f"mask {self.path} is {mask_width}x{mask_height}, the image {width}x{height}")
+    @property
+    def painted(self) -> float:
+        """The share of the image that is redrawn, 0 to 1."""
+        return float((self.weights > 127).mean())
+
+    def resized(self, height: int, width: int) -> Mask:
+        """The mask at the size of the image. ValueError if its proportions differ by more than a pixel's rounding."""
+        mask_height, mask_width = self.weights.shape
+        if (mask_height, mask_width) == (height, width):
+            return self
+        if abs(mask_width - mask_height * width / height) > max(1, width / height):
+            raise ValueError(f"mask {self.path} is {mask_width}x{mask_height}, the image {width}x{height}: "
+                             "the proportions differ")
+        smaller = width < mask_width
+        method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+        return Mask(self.path, np.asarray(Image.fromarray(self.weights).resize((width, height), method)))
 
 
-def load_mask(path: str | os.PathLike) -> Mask:
-    """Read a picture: white is redrawn, black and transparent kept, gray mixed."""
+def load_mask(source: str | os.PathLike | IO[bytes], name: str | None = None) -> Mask:
+    """Read a picture that says where to redraw.
+
+    What is painted is redrawn, in whatever colour: opaque parts of a picture with transparency, or all that is not
+    black in one without; gray mixes old and new. White on black and white on transparent mean the same.
+    name: for messages, where the source is an open file.
+    """
+    path = name or str(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise ValueError(f"mask {path} must be an 8-bit image, got mode {image.mode}")
-            rgba = image.convert("RGBA")
+            rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA")).astype(np.uint16)  # [H, W, 4]
     except (SyntaxError, Image.DecompressionBombError, Image.UnidentifiedImageError) as err:
         raise ValueError(f"mask {path} is not a readable image") from err
     except OSError as err:
         raise ValueError(f"mask {path} cannot be read: {err.strerror or err}") from err
-    black = Image.new("RGBA", rgba.size, "black")
-    weights = np.asarray(Image.alpha_composite(black, rgba).convert("L"))
+    weights = _painted(rgba)
     if weights.max() < 128:
         raise ValueError(f"mask {path} has no pixel brighter than mid gray, so nothing would be redrawn")
-    return Mask(os.fspath(path), weights)
+    return Mask(path, weights)
+
+
+def _painted(rgba: np.ndarray) -> np.ndarray:
+    """uint16 [H, W, 4] -> uint8 [H, W]"""
+    alpha = rgba[:, :, 3]
+    brightest = rgba[:, :, :3].max(axis=2)
+    weights = (brightest * alpha + 127) // 255
+    colourful = (brightest - rgba[:, :, :3].min(axis=2) > 32) & (alpha > 0)
+    if colourful.any() and weights.max():  # no colour is half a redraw; only the rim of a stroke is
+        weights = np.minimum(weights * 255 // weights.max(), 255)
+    if weights.max() < 128 and alpha.min() < 128:  # black paint on nothing
+        weights = alpha
+    return weights.astype(np.uint8)
+
+
+def join_masks(masks: Sequence[Mask]) -> Mask:
+    """One mask that redraws whatever one of them redraws, at the size of the largest."""
+    largest = max(masks, key=lambda mask: mask.weights.size)
+    resized = [mask.resized(*largest.weights.shape).weights for mask in masks]
+    return Mask(", ".join(mask.path for mask in masks), np.maximum.reduce(resized))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +159,8 @@ class EditRequest:
     num_variants: int = 8                # random draws; a transplant is one
     skip: int = 0                        # draws to pass over: variants are numbered from skip + 1
     transplant_from: int | None = None   # take the latents of this image seed instead of drawing them
+    feather: int = 0                     # pixels around the place over which old and new are mixed
+    keep_exact: bool = False             # put the old pixels back beyond the feather?
 
     def __post_init__(self) -> None:
         check_seed("the last variant", self.skip + self.num_variants)
@@ -132,18 +172,19 @@ class EditRequest:
         variants = [edit]
         if self.transplant_from is None:
             variants = [dataclasses.replace(edit, variant=self.skip + 1 + i) for i in range(self.num_variants)]
-        return [dataclasses.replace(recipe, variants=tuple(variants)) for recipe in recipes]
+        return [recipe.with_variants(tuple(variants)) for recipe in recipes]
 
     def first_edit(self, G: torch.nn.Module, name: str) -> Edit:
         """The first of the variants, or the transplant. Raises ValueError for what this network has not."""
         block_grid_of(G, name)
-        if self.mask is not None:
-            self.mask.check_size(*image_size(G))
+        mask = None if self.mask is None else self.mask.resized(*image_size(G))
         grid, blocks = (None, ()) if self.blocks is None else parse_place(self.blocks, G.block_grid)
         return Edit(
             blocks=blocks,
             grid=grid,
-            mask=None if self.mask is None else encode_mask(self.mask.weights),
+            mask=None if mask is None else encode_mask(mask.weights),
+            feather=self.feather,
+            keep_exact=self.keep_exact,
             layers=parse_layers(self.layers, G.num_ws),
             noise=self.noise,
             variant=self.skip + 1 if self.transplant_from is None else None,

@@ -1,33 +1,32 @@
-"""Edit recipes: small JSON files that say how an image came about, to make it again and to edit it further.
+"""Edit recipes: how an image came about, to make it again and to edit it further.
 
-The new latents of a block follow from the image seed, the number of edits before, the block and the number of the
-variant, and from nothing else. So v05 of a block is the same however many variants are drawn and whatever other
-blocks are redrawn with it; after another edit, v05 of the same block is a new draw. Noise maps follow in the same way,
-with the number of the convolution in place of the block.
+An image starts from a seed, or from styles that a search found, and is changed edit by edit. Every edit has a key. The
+new latents of a block follow from the image seed, the key, the block and the number of the variant, and from nothing
+else. So v05 of a block is the same however many variants are drawn and whatever other blocks are redrawn with it;
+under another key, v05 of the same block is another draw; and an edit can be dropped, and the others stay what they
+were. Noise maps follow in the same way, with the number of the convolution in place of the block.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import io
 import json
 import math
-import os
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ssn_plugin.files import open_atomic
+from ssn_plugin.edits.arrays import Arrays
 
-FORMAT = "ssn-recipe 1"
 NOISE_MODES = ("const", "random", "none")
-MAX_SEED = 2**32 - 1           # numpy's RandomState takes no more
-MAX_FILE_BYTES = 64 * 2**20    # a recipe is small; do not read a disk image by mistake
+MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
+MAX_KEY = MAX_SEED - 1   # noise maps use the number after it
+MAX_FEATHER = 512        # pixels
+MAX_EDITS = 1000
+MAX_VARIANTS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +39,12 @@ class Edit:
     blocks: tuple[tuple[int, int], ...] = ()  # (row, col) of each redrawn block; empty with a mask
     grid: tuple[int, int] | None = None       # rows and columns of the grid of these blocks; None: the finest
     mask: bytes | None = None                 # PNG, 8-bit gray, size of the image; white is redrawn
+    feather: int = 0                          # pixels around the place over which old and new are mixed
+    keep_exact: bool = False                  # put the old pixels back beyond the feather?
     layers: tuple[int, int] = (0, 0)          # first and last layer whose latents change, inclusive
     noise: bool = False                       # redraw the noise maps at that place too?
-    variant: int | None = None                # number of the random draw, beside seed, edits before and block
+    key: int = 0                              # tells the draws of the edits of an image apart
+    variant: int | None = None                # number of the random draw, beside seed, key and block
     transplant_from: int | None = None        # image seed that the latents come from
 
     def __post_init__(self) -> None:
@@ -51,13 +53,19 @@ class Edit:
         if self.grid is not None and self.mask is not None:
             raise ValueError(f"an edit with a mask redraws the finest grid, got grid {list(self.grid)}")
         if len(set(self.blocks)) != len(self.blocks):
-            raise ValueError(f"an edit names a block twice: {[list(block) for block in self.blocks]}")
+            raise ValueError(f"an edit names a block twice: {[list(block) for block in self.blocks]}"[:200])
         if not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(f"layers must be first <= last, both >= 0, got {list(self.layers)}")
         if (self.variant is None) == (self.transplant_from is None):
             raise ValueError("an edit has either a variant or transplant_from")
         if self.noise and self.transplant_from is not None:
             raise ValueError("a transplant keeps the noise maps, so noise must be false")
+        if not 0 <= self.feather <= MAX_FEATHER:
+            raise ValueError(f"the feather must be 0..{MAX_FEATHER} pixels, got {self.feather}")
+        if self.feather and self.mask is None and not self.keep_exact:
+            raise ValueError("blocks have a feather only where the rest is kept exactly")
+        if not 0 <= self.key <= MAX_KEY:
+            raise ValueError(f"the key of an edit must be in 0..{MAX_KEY}, got {self.key}")
         for name in ("variant", "transplant_from"):
             check_seed(name, getattr(self, name))
 
@@ -66,19 +74,42 @@ class Edit:
         """Tells the variants of one sheet apart."""
         return 1 if self.variant is None else self.variant
 
+    def same_place(self, other: Edit) -> bool:
+        return (self.blocks, self.grid, self.mask, self.feather) == (
+            other.blocks, other.grid, other.mask, other.feather)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """The owner's picture that an image was found for, and the part of it that was looked at."""
+
+    name: str                       # file name, for people
+    width: int                      # upright
+    height: int
+    box: tuple[int, int, int, int]  # left, top, right, bottom of the part, pixels
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+            raise ValueError(f"box {list(self.box)} is not within the picture of {self.width}x{self.height} pixels")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How to make an image, and the alternatives for its next edit."""
 
     network_name: str                  # file name, for people
-    network_sha256: str                # see `hash_network`
-    seed: int
+    network_sha256: str                # see `hash_network`; of the network as it was before tuning
+    seed: int                          # of the image, or, where it starts from `found`, of the draws alone
     label: int | None = None           # class of a conditional network
     truncation: float = 1.0
     noise_mode: str = "const"
-    edits: tuple[Edit, ...] = ()       # applied in order to the image of the seed
+    edits: tuple[Edit, ...] = ()       # applied in order to the image that it starts from
     variants: tuple[Edit, ...] = ()    # each one a possible next edit
+    found: Arrays | None = None        # styles `w` [1, 1 or L, w_dim] to start from, and fitted noise maps
+    tuned: Arrays | None = None        # what to add to parameters of the network, by name
+    picture: Picture | None = None     # that `found` was found for
+    network_path: str | None = dataclasses.field(default=None, compare=False)  # where the network was last seen
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
@@ -86,13 +117,39 @@ class Recipe:
         if not math.isfinite(self.truncation):
             raise ValueError(f"truncation must be finite, got {self.truncation}")
         if self.noise_mode not in NOISE_MODES:
-            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {self.noise_mode!r}")
+            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {self.noise_mode[:80]!r}")
+        if len(self.edits) > MAX_EDITS or len(self.variants) > MAX_VARIANTS:
+            raise ValueError(f"a recipe has at most {MAX_EDITS} edits and {MAX_VARIANTS} variants, "
+                             f"got {len(self.edits)} and {len(self.variants)}")
         numbers = [edit.number for edit in self.variants]
         if len(set(numbers)) != len(numbers):
-            raise ValueError(f"the variants must have different numbers, got {numbers}")
-        places = {(edit.blocks, edit.grid, edit.mask) for edit in self.variants}
-        if len(places) > 1:
+            raise ValueError(f"the variants must have different numbers, got {numbers}"[:200])
+        if not all(edit.same_place(self.variants[0]) for edit in self.variants):
             raise ValueError("the variants must all change the same place")
+        keys = [edit.key for edit in self.edits]
+        if len(set(keys)) != len(keys) or not {edit.key for edit in self.variants}.isdisjoint(keys):
+            raise ValueError(f"every edit needs a key of its own, got {keys}"[:200])
+
+    @property
+    def next_key(self) -> int:
+        """For an edit to come: no other edit has it."""
+        return max((edit.key + 1 for edit in self.edits), default=0)
+
+    def edited(self, edit: Edit) -> Recipe:
+        """With one more edit, under the next key. The variants are dropped."""
+        return dataclasses.replace(self, edits=(*self.edits, dataclasses.replace(edit, key=self.next_key)), variants=())
+
+    def with_variants(self, variants: tuple[Edit, ...]) -> Recipe:
+        """With these alternatives for the next edit, under the next key."""
+        key = self.next_key
+        return dataclasses.replace(self, variants=tuple(dataclasses.replace(edit, key=key) for edit in variants))
+
+    def without(self, number: int) -> Recipe:
+        """With the edit of this number, counted from 1, taken out. The draws of the others stay what they are."""
+        if not 1 <= number <= len(self.edits):
+            rule = f"1..{len(self.edits)}" if self.edits else "one of its edits, and it has none"
+            raise ValueError(f"the edit to drop must be {rule}, got {number}")
+        return dataclasses.replace(self, edits=self.edits[:number - 1] + self.edits[number:], variants=())
 
     def starts_like(self, other: Recipe) -> bool:
         """Is the image before the variants the same? The network counts by its content, not by its name."""
@@ -152,151 +209,3 @@ def decode_mask(png: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
             return np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as err:
         raise ValueError(f"a mask is not a readable PNG ({err})") from err
-
-
-def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON's types; `recipe_from_json` is the way back."""
-    masks: dict[bytes, str] = {}  # a mask is stored once, however many variants share it
-
-    def edit_to_json(edit: Edit) -> dict[str, Any]:
-        data: dict[str, Any] = {"blocks": edit.blocks}
-        if edit.grid is not None:
-            data["grid"] = edit.grid
-        if edit.mask is not None:
-            data = {"mask": masks.setdefault(edit.mask, f"mask{len(masks) + 1}")}
-        data |= {"layers": edit.layers, "noise": edit.noise}
-        source = "variant" if edit.variant is not None else "transplant_from"
-        return data | {source: getattr(edit, source)}
-
-    lists = {key: [edit_to_json(edit) for edit in getattr(recipe, key)] for key in ("edits", "variants")}
-    return {
-        "format": FORMAT,
-        "network": {"name": recipe.network_name, "sha256": recipe.network_sha256},
-        "seed": recipe.seed,
-        "class": recipe.label,
-        "truncation": recipe.truncation,
-        "noise_mode": recipe.noise_mode,
-        "masks": {name: base64.b64encode(png).decode() for png, name in masks.items()},
-        **lists,
-    }
-
-
-def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write the recipe, one line per edit, so that people can read it and version control can compare it."""
-    lines = []
-    for key, value in recipe_to_json(recipe).items():
-        rows = ",".join(f"\n    {json.dumps(row)}" for row in value) if isinstance(value, list) else ""
-        lines.append(f'  "{key}": [{rows}\n  ]' if rows else f'  "{key}": {json.dumps(value)}')
-    with open_atomic(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def read_recipe(path: str | os.PathLike) -> Recipe:
-    """Read a recipe strictly: unknown keys, wrong types and values out of range are errors.
-
-    Raises ValueError with one line that names the file, OSError when it cannot be read.
-    """
-    if os.path.getsize(path) > MAX_FILE_BYTES:
-        raise ValueError(f"recipe {path}: {os.path.getsize(path)} bytes, at most {MAX_FILE_BYTES} are read")
-    with open(path, "rb") as file:
-        text = file.read()
-    try:
-        return recipe_from_json(parse_json(text))
-    except (ValueError, OverflowError) as err:
-        raise ValueError(f"recipe {path}: {err}") from err
-
-
-def parse_json(text: bytes) -> Any:
-    """Strict JSON: no key twice, no NaN. ValueError for anything else."""
-    try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except UnicodeDecodeError as err:
-        raise ValueError("not a text file in UTF-8") from err
-    except json.JSONDecodeError as err:
-        raise ValueError(f"not JSON, {err}") from err
-    except RecursionError as err:
-        raise ValueError("nested too deeply") from err
-
-
-def recipe_from_json(data: Any) -> Recipe:
-    """Read what `recipe_to_json` made. ValueError for unknown keys, wrong types and values out of range."""
-    keys = ("format", "network", "seed", "class", "truncation", "noise_mode", "masks", "edits", "variants")
-    check_keys("the recipe", data, keys)
-    if data["format"] != FORMAT:
-        raise ValueError(f"format must be {FORMAT!r}, got {data['format']!r}")
-    check_keys("network", data["network"], ("name", "sha256"))
-    masks = {
-        name: _decode_base64(name, text)
-        for name, text in typed("masks", data["masks"], dict).items()
-    }
-    truncation = data["truncation"]
-    return Recipe(
-        network_name=typed("network name", data["network"]["name"], str),
-        network_sha256=typed("network sha256", data["network"]["sha256"], str),
-        seed=typed("seed", data["seed"], int),
-        label=None if data["class"] is None else typed("class", data["class"], int),
-        truncation=float(truncation) if type(truncation) is int else typed("truncation", truncation, float),
-        noise_mode=typed("noise_mode", data["noise_mode"], str),
-        edits=tuple(_edit_from_json(edit, masks) for edit in typed("edits", data["edits"], list)),
-        variants=tuple(_edit_from_json(edit, masks) for edit in typed("variants", data["variants"], list)),
-    )
-
-
-def _edit_from_json(data: Any, masks: dict[str, bytes]) -> Edit:
-    typed("an edit", data, dict)
-    place = "mask" if "mask" in data else "blocks"
-    source = "transplant_from" if "transplant_from" in data else "variant"
-    optional = ("grid",) if "grid" in data else ()
-    check_keys("an edit", data, (place, *optional, "layers", "noise", source))
-    if place == "mask" and typed("mask", data["mask"], str) not in masks:
-        raise ValueError(f"edit names {data['mask']!r}, masks has {', '.join(masks) or 'none'}")
-    blocks = typed("blocks", data["blocks"], list) if place == "blocks" else []
-    return Edit(
-        blocks=tuple(_int_pair("a block", block) for block in blocks),
-        grid=_int_pair("grid", data["grid"]) if optional else None,
-        mask=masks[data["mask"]] if place == "mask" else None,
-        layers=_int_pair("layers", data["layers"]),
-        noise=typed("noise", data["noise"], bool),
-        **{source: typed(source, data[source], int)},
-    )
-
-
-def typed(name: str, value: Any, kind: type) -> Any:
-    # `type is`, not isinstance: JSON's true must not pass as the number 1.
-    if type(value) is not kind:
-        raise ValueError(f"{name} must be of type {kind.__name__}, got {json.dumps(value)[:80]}")
-    return value
-
-
-def _int_pair(name: str, value: Any) -> tuple[int, int]:
-    if type(value) is not list or len(value) != 2 or any(type(x) is not int for x in value):
-        raise ValueError(f"{name} must be a list of two integers, got {json.dumps(value)[:80]}")
-    return value[0], value[1]
-
-
-def _decode_base64(name: str, text: Any) -> bytes:
-    try:
-        return base64.b64decode(typed(name, text, str), validate=True)
-    except ValueError as err:
-        raise ValueError(f"{name} is not base64 ({err})") from err
-
-
-def check_keys(name: str, data: Any, keys: Sequence[str]) -> None:
-    typed(name, data, dict)
-    for key in data:
-        if key not in keys:
-            raise ValueError(f"{name} has the unknown key {key!r}; it takes {', '.join(keys)}")
-    for key in keys:
-        if key not in data:
-            raise ValueError(f"{name} lacks the key {key!r}")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError(f"a key occurs twice among {', '.join(key for key, _ in pairs)}")
-    return data
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")

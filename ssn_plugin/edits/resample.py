@@ -10,11 +10,13 @@ and images are made one at a time, so an image is the same alone, among others a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 import torch
 
 from ssn_plugin import pixels
@@ -31,7 +33,24 @@ class Latents:
 
     ws: torch.Tensor                                # [1, L, B*bw]
     noise: tuple[torch.Tensor, ...] | None = None   # per convolution [1, 1, r, r]; None: what the noise mode says
-    blend: tuple[torch.Tensor, torch.Tensor] | None = None  # styles that a mask mixes in: [1, L, B*bw], [1, 1, H, W]
+    blends: tuple[Blend, ...] = ()                  # from the bottom to the top
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """Styles that a mask mixes in, over those below."""
+
+    ws: torch.Tensor      # [1, L, B*bw]
+    weight: torch.Tensor  # [1, 1, H, W] in 0..1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """An image, and what the next edit starts from."""
+
+    latents: Latents
+    img: torch.Tensor                 # [C, H, W] float32 on the CPU
+    held: torch.Tensor | None = None  # img minus what the network makes, where edits were to keep the rest exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +116,7 @@ def start_recipes(
 def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str, sha256: str | None = None) -> None:
     """Raise ValueError unless the recipe belongs to this network and fits it.
 
-    sha256: the network's hash, for those who ask often.
+    sha256: of the network before it was tuned; None: it was not, and the hash is computed.
     """
     block_grid_of(G, name)
     sha256 = sha256 or hash_network(G)
@@ -107,20 +126,25 @@ def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str, sha256: str | No
     if (recipe.label is None) != (G.c_dim == 0) or (recipe.label or 0) >= max(G.c_dim, 1):
         rule = f"0..{G.c_dim - 1}" if G.c_dim else "null"
         raise ValueError(f"the class must be {rule} for {name}, got {recipe.label}")
-    masks = set()
+    if recipe.found is not None:
+        _found_latents(G, recipe)
     for edit in (*recipe.edits, *recipe.variants):
-        grid, _ = locate_grid(G.block_grid, edit.grid)
-        for block in edit.blocks:
-            check_block(block, grid)
-        if edit.layers[1] >= G.num_ws:
-            raise ValueError(f"layers {list(edit.layers)} are outside the layers 0-{G.num_ws - 1} of {name}")
-        if edit.noise and (recipe.noise_mode == "none" or not _noise_buffers(G)):
-            raise ValueError("noise cannot be redrawn in an image without noise")
-        if edit.mask is not None:
-            decode_mask(edit.mask, image_size(G))
-            masks.add(edit.mask)
-    if len(masks) > 1:
+        check_edit(recipe, edit, G, name)
+    if len({(edit.mask, edit.feather) for edit in (*recipe.edits, *recipe.variants) if edit.mask is not None}) > 1:
         raise ValueError("an image can hold one mask; go on with the same mask, or with blocks")
+
+
+def check_edit(recipe: Recipe, edit: Edit, G: torch.nn.Module, name: str) -> None:
+    """Raise ValueError unless the edit fits the network."""
+    grid, _ = locate_grid(G.block_grid, edit.grid)
+    for block in edit.blocks:
+        check_block(block, grid)
+    if edit.layers[1] >= G.num_ws:
+        raise ValueError(f"layers {list(edit.layers)} are outside the layers 0-{G.num_ws - 1} of {name}")
+    if edit.noise and (recipe.noise_mode == "none" or not _noise_buffers(G)):
+        raise ValueError("noise cannot be redrawn in an image without noise")
+    if edit.mask is not None:
+        decode_mask(edit.mask, image_size(G))
 
 
 def keyed_normal(shape: Sequence[int], *key: int) -> torch.Tensor:
@@ -139,69 +163,133 @@ def redraw_blocks(
     blocks: Sequence[int],  # indices of the blocks that get new latents
     block_z_dim: int,
     seed: int,              # image seed
-    step: int,              # position of the edit in the chain, so that later redraws are new ones
+    key: int,               # of the edit, so that a later redraw is a new one
     variant: int,
 ) -> torch.Tensor:          # [1, B*bz]
     """Replace the latents of some blocks by independent ones; all others are returned bit by bit."""
     grid = z.reshape(-1, block_z_dim).clone()  # [B, bz]
     for block in blocks:
-        grid[block] = keyed_normal([block_z_dim], BLOCK_STREAM, seed, step, block, variant).to(z)
+        grid[block] = keyed_normal([block_z_dim], BLOCK_STREAM, seed, key, block, variant).to(z)
     return grid.reshape(z.shape)
 
 
 def make_latents(G: torch.nn.Module, recipe: Recipe) -> Latents:
-    """The latents of the recipe's image: those of the seed, then edit by edit."""
-    noise = None
-    if recipe.noise_mode == "random":  # drawn from the seed, since variants must share what is not redrawn
-        noise = _redraw_noise(_noise_buffers(G), None, recipe.seed, step=0, variant=0)
-    latents = Latents(_map(G, recipe, sample_z(recipe.seed, G.z_dim)), noise)
-    for step, edit in enumerate(recipe.edits):
-        latents = apply_edit(G, recipe, latents, edit, step)
+    """The latents of the recipe's image: those it starts from, then edit by edit."""
+    latents = start_latents(G, recipe)
+    for edit in recipe.edits:
+        latents = apply_edit(G, recipe, latents, edit)
     return latents
 
 
-def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit, step: int) -> Latents:
-    """Change the named layers of the named blocks, or mix in other styles under a mask; all else stays as it is.
+def start_latents(G: torch.nn.Module, recipe: Recipe) -> Latents:
+    """The latents that the edits start from: those of the seed, or those that were found."""
+    noise = None
+    if recipe.noise_mode == "random":  # drawn from the seed, since variants must share what is not redrawn
+        noise = _redraw_noise(_noise_buffers(G), None, recipe.seed, number=0, variant=0)
+    if recipe.found is None:
+        return Latents(_map(G, recipe, sample_z(recipe.seed, G.z_dim)), noise)
+    ws, fitted = _found_latents(G, recipe)
+    return Latents(ws, fitted if recipe.noise_mode == "const" else noise)
 
-    step: position of the edit in the chain.
-    """
+
+def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit) -> Latents:
+    """Change the named layers of the named blocks, or mix in other styles under a mask; all else stays as it is."""
     (rows, cols), first = locate_grid(G.block_grid, edit.grid)
     blocks = [first + row * cols + col for row, col in edit.blocks] or list(range(first, first + rows * cols))
     if edit.transplant_from is not None:
         z = sample_z(edit.transplant_from, G.z_dim)
     else:
-        z = redraw_blocks(sample_z(recipe.seed, G.z_dim), blocks, G.block_z_dim, recipe.seed, step, edit.number)
+        z = redraw_blocks(sample_z(recipe.seed, G.z_dim), blocks, G.block_z_dim, recipe.seed, edit.key, edit.number)
     new = _map(G, recipe, z)
     chosen = _select(G, edit.layers, blocks).to(new.device)
-    ws, noise, blend = latents.ws, latents.noise, latents.blend
+    ws, noise, blends = latents.ws, latents.noise, latents.blends
+    weight = region_weight(G, edit).to(new.device)[None, None]
 
     if edit.noise:
         old = _noise_buffers(G) if noise is None else noise
-        noise = _redraw_noise(old, region_weight(G, edit).to(new.device), recipe.seed, step + 1, edit.number)
+        noise = _redraw_noise(old, weight, recipe.seed, edit.key + 1, edit.number)
     if edit.mask is not None:
-        # Start from the styles already mixed in, so that an edit of some layers keeps the others of the one before.
-        before = ws if blend is None else blend[0]
-        blend = torch.where(chosen, new, before), region_weight(G, edit).to(new.device)[None, None]
+        blends = _mix_in(latents, new, chosen, weight)
     else:
         ws = torch.where(chosen, new, ws)
-        if blend is not None:  # a redrawn block is new under the mask, too
-            blend = torch.where(chosen, new, blend[0]), blend[1]
-    return Latents(ws, noise, blend)
+        # A redrawn block is new under the masks, too.
+        blends = tuple(Blend(torch.where(chosen, new, blend.ws), blend.weight) for blend in blends)
+    return Latents(ws, noise, blends)
+
+
+def _mix_in(latents: Latents, new: torch.Tensor, chosen: torch.Tensor, weight: torch.Tensor) -> tuple[Blend, ...]:
+    """One more layer of styles, or other styles in the top layer where that has the same mask already."""
+    *below, top = latents.blends or [None]
+    if top is not None and torch.equal(top.weight, weight):
+        return (*below, Blend(torch.where(chosen, new, top.ws), weight))
+    # What is not redrawn comes from whatever lies under most of the mask.
+    covering = [blend.ws for blend in latents.blends if (blend.weight * weight).sum() > weight.sum() / 2]
+    before = covering[-1] if covering else latents.ws
+    return (*latents.blends, Blend(torch.where(chosen, new, before), weight))
 
 
 def region_weight(G: torch.nn.Module, edit: Edit) -> torch.Tensor:
-    """How far each pixel belongs to the place of the edit, 0 to 1. [H, W] float32
+    """How far each pixel belongs to the place of the edit, its feather included, 0 to 1. [H, W] float32
 
     Block (r, c) owns the pixels [r*H/R, (r+1)*H/R) x [c*W/S, (c+1)*W/S).
     """
-    height, width = image_size(G)
-    if edit.mask is not None:
-        return torch.from_numpy(decode_mask(edit.mask, (height, width)).astype(np.float32) / 255)
-    (rows, cols), _ = locate_grid(G.block_grid, edit.grid)
-    weight = torch.zeros([height, width])
-    for row, col in edit.blocks:
-        weight[row * height // rows:(row + 1) * height // rows, col * width // cols:(col + 1) * width // cols] = 1
-    return weight
+    grid, _ = locate_grid(G.block_grid, edit.grid)
+    weights = _place_weights(edit.mask, edit.blocks, grid, edit.feather, image_size(G))
+    return torch.from_numpy(weights.astype(np.float32) / 255)
+
+
+@functools.lru_cache(maxsize=16)  # all variants of an edit share a place
+def _place_weights(
+    mask: bytes | None, blocks: tuple[tuple[int, int], ...], grid: tuple[int, int], feather: int, size: tuple[int, int]
+) -> np.ndarray:
+    """uint8 [H, W]"""
+    height, width = size
+    if mask is not None:
+        weights = decode_mask(mask, size)
+    else:
+        rows, cols = grid
+        weights = np.zeros([height, width], dtype=np.uint8)
+        for row, col in blocks:
+            y, x = row * height // rows, col * width // cols
+            weights[y:(row + 1) * height // rows, x:(col + 1) * width // cols] = 255
+    return feathered(weights, feather)
+
+
+def feathered(weights: np.ndarray, feather: int) -> np.ndarray:
+    """Soften the border of a place outwards: half a cosine that reaches zero beyond `feather` pixels. uint8 [H, W]"""
+    if feather == 0 or not (weights > 127).any():
+        return weights
+    distance = scipy.ndimage.distance_transform_edt(weights <= 127)  # of each pixel to the place; 0 within
+    ramp = 0.5 + 0.5 * np.cos(np.pi * np.minimum(distance / (feather + 1), 1))
+    return np.maximum(weights, (ramp * 255).round().astype(np.uint8))
+
+
+def render_recipe(G: torch.nn.Module, recipe: Recipe) -> Rendering:
+    """The image of a recipe; its variants do not matter. The recipe must have passed `check_recipe`."""
+    exact = [i for i, edit in enumerate(recipe.edits) if edit.keep_exact]
+    num_latent = exact[0] if exact else len(recipe.edits)  # edits before the first whose image must be seen
+    latents = make_latents(G, dataclasses.replace(recipe, edits=recipe.edits[:num_latent]))
+    rendering = Rendering(latents, render(G, recipe, latents))
+    for edit in recipe.edits[num_latent:]:
+        rendering = render_edit(G, recipe, rendering, edit)
+    return rendering
+
+
+def render_edit(G: torch.nn.Module, recipe: Recipe, before: Rendering, edit: Edit) -> Rendering:
+    """The image after one more edit."""
+    latents = apply_edit(G, recipe, before.latents, edit)
+    img = render(G, recipe, latents)
+    if edit.keep_exact:
+        kept = keep_outside(before.img, img, region_weight(G, edit))
+        return Rendering(latents, kept, kept - img)
+    if before.held is not None:  # this edit may change everything, but what others held back stays so
+        return Rendering(latents, img + before.held, before.held)
+    return Rendering(latents, img)
+
+
+def keep_outside(before: torch.Tensor, after: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`after` where the weight is 1, and exactly `before` where it is 0. [C, H, W], [C, H, W], [H, W] -> [C, H, W]"""
+    return torch.where(weight == 0, before, before.lerp(after, weight))
 
 
 @torch.no_grad()
@@ -210,8 +298,9 @@ def render(G: torch.nn.Module, recipe: Recipe, latents: Latents) -> torch.Tensor
     extra: dict[str, Any] = {}
     if latents.noise is not None:
         extra["noise"] = list(latents.noise)
-    if latents.blend is not None:
-        extra["blend"] = latents.blend
+    if latents.blends:
+        extra["blend"] = tuple(torch.cat(parts, dim) for parts, dim in (
+            ([blend.ws for blend in latents.blends], 0), ([blend.weight for blend in latents.blends], 1)))
     noise_mode = "none" if recipe.noise_mode == "none" else "const"
     return G.synthesis(latents.ws, noise_mode=noise_mode, **extra)[0].float().cpu()
 
@@ -232,16 +321,15 @@ def to_uint8(img: torch.Tensor) -> np.ndarray:
 
 def resample(G: torch.nn.Module, recipe: Recipe) -> Resampling:
     """Render the recipe's image and its variants. The recipe must have passed `check_recipe`."""
-    latents = make_latents(G, recipe)
-    original = render(G, recipe, latents)
-    region = torch.zeros(original.shape[1:], dtype=torch.bool)
+    before = render_recipe(G, recipe)
+    region = torch.zeros(before.img.shape[1:], dtype=torch.bool)
     if recipe.variants:
         region = region_weight(G, recipe.variants[0]) > 0.5
     variants = []
     for edit in recipe.variants:
-        img = render(G, recipe, apply_edit(G, recipe, latents, edit, len(recipe.edits)))
-        variants.append(Variant(edit, img, *change(original, img, region)))
-    return Resampling(recipe, G.num_ws, original, region, variants)
+        img = render_edit(G, recipe, before, edit).img
+        variants.append(Variant(edit, img, *change(before.img, img, region)))
+    return Resampling(recipe, G.num_ws, before.img, region, variants)
 
 
 def _map(G: torch.nn.Module, recipe: Recipe, z: torch.Tensor) -> torch.Tensor:
@@ -268,17 +356,39 @@ def _noise_buffers(G: torch.nn.Module) -> tuple[torch.Tensor, ...]:
 
 def _redraw_noise(
     noise: Sequence[torch.Tensor],  # each [1, 1, r, r]
-    weight: torch.Tensor | None,    # [H, W]; None redraws everything
+    weight: torch.Tensor | None,    # [1, 1, H, W]; None redraws everything
     seed: int,
-    step: int,
+    number: int,                    # 0 for the image itself, then the key of the edit and 1
     variant: int,
 ) -> tuple[torch.Tensor, ...]:
     """Redraw the noise pixels that lie in the region by more than half."""
     result = []
     for i, old in enumerate(noise):
-        new = keyed_normal(old.shape, NOISE_STREAM, seed, step, i, variant).to(old)
+        new = keyed_normal(old.shape, NOISE_STREAM, seed, number, i, variant).to(old)
         if weight is not None:
-            inside = torch.nn.functional.adaptive_avg_pool2d(weight[None, None], old.shape[-2:]) > 0.5
+            inside = torch.nn.functional.adaptive_avg_pool2d(weight, old.shape[-2:]) > 0.5
             new = torch.where(inside, new, old)
         result.append(new)
     return tuple(result)
+
+
+def _found_latents(G: torch.nn.Module, recipe: Recipe) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+    """Styles [1, L, B*bw] and noise maps of `recipe.found`. ValueError if they do not fit the network."""
+    assert recipe.found is not None
+    arrays = recipe.found.load()
+    w = arrays.pop("w", None)
+    if w is None or w.shape not in ((1, 1, G.w_dim), (1, G.num_ws, G.w_dim)):
+        shape = "no array w" if w is None else list(w.shape)
+        raise ValueError(f"the styles w of a found image must be [1, 1 or {G.num_ws}, {G.w_dim}], got {shape}")
+    own = [name for name, _ in G.synthesis.named_buffers() if name.endswith(".noise_const")]
+    fixed = dict(zip(own, _noise_buffers(G), strict=True))
+    for name, value in arrays.items():
+        if name not in fixed:
+            raise ValueError(f"a found image has the array {name[:80]!r}, which is no noise map of the network")
+        if value.shape != fixed[name].shape[2:]:
+            shape = list(fixed[name].shape[2:])
+            raise ValueError(f"the noise map {name} of a found image must be {shape}, got {list(value.shape)}")
+    device = next(G.parameters()).device
+    ws = torch.from_numpy(w.astype(np.float32)).to(device).expand(-1, G.num_ws, -1)
+    fitted = {name: torch.from_numpy(value).to(fixed[name])[None, None] for name, value in arrays.items()}
+    return ws, tuple((fixed | fitted).values()) if fitted else None

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import torch
 
 from ssn_plugin.edits.contact_sheet import draw_change_map, draw_contact_sheet
-from ssn_plugin.edits.recipe import Recipe, read_recipe, write_recipe
+from ssn_plugin.edits.recipe import Recipe
+from ssn_plugin.edits.recipe_files import read_recipe, save_image, write_recipe
 from ssn_plugin.edits.resample import Resampling, to_uint8
 from ssn_plugin.files import save_png
 
@@ -40,9 +41,9 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
     )
     original = to_uint8(result.original)
     variants = [variant.image for variant in result.variants]
-    save_png(original, f"{path}.png")
+    save_image(original, f"{path}.png", recipe.pick(0))
     for variant, image in zip(result.variants, variants, strict=True):
-        save_png(image, f"{path}-{variant.name}.png")
+        save_image(image, f"{path}-{variant.name}.png", recipe.pick(variant.number))
     if variants:
         has_outside = not result.region.all()
         sheet = draw_contact_sheet(
@@ -53,7 +54,7 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
             footer="Red: what was redrawn. Small numbers: mean squared change"
                    f"{' inside / outside' if has_outside else ''}, images in -1..1.",
         )
-        save_png(sheet, f"{path}-sheet.png")
+        save_image(sheet, f"{path}-sheet.png", recipe)
         change_map = draw_change_map(
             original, mean_change(result).numpy(), result.region.numpy(),
             title=f"Change: {describe_edit(recipe)}", subtitle=describe_image(recipe, result.num_ws),

@@ -17,70 +17,45 @@ import collections
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
-from ssn_plugin.block_grid import block_grid_of, image_size
+from ssn_plugin.block_grid import image_size
 from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask
-from ssn_plugin.edits.recipe import (
+from ssn_plugin.edits.open_network import OpenNetwork
+from ssn_plugin.edits.recipe import Edit, Recipe
+from ssn_plugin.edits.recipe_files import (
     MAX_FILE_BYTES,
-    Edit,
-    Recipe,
+    Tables,
     check_keys,
-    hash_network,
     parse_json,
     recipe_from_json,
     recipe_to_json,
+    save_image,
     typed,
 )
 from ssn_plugin.edits.resample import (
     Latents,
+    Rendering,
     Variant,
     apply_edit,
     change,
-    check_recipe,
-    make_latents,
+    check_edit,
     region_weight,
     render,
+    render_edit,
+    start_latents,
     to_uint8,
 )
-from ssn_plugin.files import open_atomic, save_png
+from ssn_plugin.files import open_atomic
 
 FORMAT = "ssn-session 1"
 MAX_STATES = 10_000
 MAX_LABEL = 200            # characters
 CACHE_BYTES = 256 * 2**20
 MAX_DRAWS = 256            # of a search for variants that leave the outside alone
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenNetwork:
-    """A generator in memory, with what would be slow to find out again. Sessions may share one."""
-
-    G: torch.nn.Module
-    name: str        # file name or short name, for people
-    sha256: str      # see `hash_network`
-    lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, compare=False)
-
-    @classmethod
-    def load(cls, network: str, device: str | None = None, trust: bool = False) -> OpenNetwork:
-        """Read a network file, URL or short name as `generate.py` does. ValueError or OSError if that fails.
-
-        trust: execute source code that the file carries.
-        """
-        from training.images.generation import load_generator, pick_device  # only needed where a file is named
-
-        return cls.of(load_generator(network, pick_device(device), trust), os.path.basename(network))
-
-    @classmethod
-    def of(cls, G: torch.nn.Module, name: str) -> OpenNetwork:
-        """A generator that is in memory already. ValueError unless it has a block grid."""
-        block_grid_of(G, name)
-        return cls(G, name, hash_network(G))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,37 +69,35 @@ class State:
     favourite: bool = False
 
 
-@dataclasses.dataclass
-class _Made:
-    """What it took time to make of a recipe."""
-
-    latents: Latents
-    img: torch.Tensor | None = None  # [C, H, W], on the CPU
-
-    @property
-    def num_bytes(self) -> int:
-        tensors = [self.latents.ws, *(self.latents.noise or ()), *(self.latents.blend or ())]
-        return sum(t.numel() * t.element_size() for t in [*tensors, *([] if self.img is None else [self.img])])
-
-
 class _Cache:
     """What was made last, within a number of bytes; the newest entry is kept whatever its size."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
-        self.entries: collections.OrderedDict[Recipe, _Made] = collections.OrderedDict()
+        self.total = 0
+        self.entries: collections.OrderedDict[Recipe, tuple[Latents | Rendering, int]] = collections.OrderedDict()
 
-    def get(self, recipe: Recipe) -> _Made | None:
-        if recipe in self.entries:
-            self.entries.move_to_end(recipe)
-        return self.entries.get(recipe)
-
-    def put(self, recipe: Recipe, made: _Made) -> None:
-        self.entries[recipe] = made
+    def get(self, recipe: Recipe) -> Latents | Rendering | None:
+        """The image of a recipe, or at least its latents."""
+        if recipe not in self.entries:
+            return None
         self.entries.move_to_end(recipe)
-        total = sum(entry.num_bytes for entry in self.entries.values())
-        while total > self.max_bytes and len(self.entries) > 1:
-            total -= self.entries.popitem(last=False)[1].num_bytes
+        return self.entries[recipe][0]
+
+    def put(self, recipe: Recipe, made: Latents | Rendering) -> None:
+        self.total -= self.entries.pop(recipe, (made, 0))[1]
+        self.entries[recipe] = made, _num_bytes(made)
+        self.total += self.entries[recipe][1]
+        while self.total > self.max_bytes and len(self.entries) > 1:
+            self.total -= self.entries.popitem(last=False)[1][1]
+
+
+def _num_bytes(made: Latents | Rendering) -> int:
+    latents = made.latents if isinstance(made, Rendering) else made
+    images = (made.img, made.held) if isinstance(made, Rendering) else ()
+    blends = [tensor for blend in latents.blends for tensor in (blend.ws, blend.weight)]
+    tensors = [latents.ws, *(latents.noise or ()), *blends, *images]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 class Session:
@@ -191,18 +164,18 @@ class Session:
             raise ValueError("an image starts from either a seed or a recipe")
         with self._lock:
             if recipe is None:
-                new = Recipe(network.name, network.sha256, seed, class_, float(truncation), noise_mode)
+                new = Recipe(network.name, network.sha256, seed, class_, float(truncation), noise_mode,
+                             tuned=network.tuned, network_path=network.path)
             else:
-                new = recipe.pick(0)
-            check_recipe(new, network.G, network.name, network.sha256)
-            return self._go(self._add(None, new, f"seed {new.seed}"))
+                new = dataclasses.replace(recipe.pick(0), network_path=network.path)
+            network.check(new)
+            return self._go(self._add(None, new, new.picture.name if new.picture else f"seed {new.seed}"))
 
     def keep(self, state_id: str, request: EditRequest, number: int) -> State:
         """Make the variant of this number the next state, and go to it. Kept before, it is the same state again."""
         with self._lock:
-            edit = self._edit(request, number)
-            recipe = self._edited(self.recipe(state_id), edit)
-            return self._go(self._add(state_id, recipe, describe_edit(edit)))
+            recipe = _numbered(self._edited(self.recipe(state_id), request), number)
+            return self._go(self._add(state_id, recipe, describe_edit(recipe.edits[-1])))
 
     def undo(self) -> State | None:
         """Go to the state before; the start of an image has none and stays."""
@@ -219,6 +192,13 @@ class Session:
     def go_to(self, state_id: str) -> State:
         with self._lock:
             return self._go(self.state(state_id))
+
+    def drop(self, state_id: str, number: int) -> State:
+        """Take an earlier edit out, counted from 1: a state beside this one, whose other edits are what they were."""
+        with self._lock:
+            state = self.state(state_id)
+            recipe = state.recipe.without(number)
+            return self._go(self._add(state.parent, recipe, f"without {describe_edit(state.recipe.edits[number - 1])}"))
 
     def mark(self, state_id: str, favourite: bool | None = None, label: str | None = None) -> State:
         """Change what people note about a state."""
@@ -257,7 +237,7 @@ class Session:
 
     def render_recipe(self, recipe: Recipe) -> np.ndarray:
         """The image of any recipe without variants that fits the network. uint8 [H, W, C]"""
-        return to_uint8(self._image(recipe))
+        return to_uint8(self._rendering(recipe).img)
 
     def variants(self, state_id: str, request: EditRequest, count: int | None = None, first: int = 1
                  ) -> Iterator[Variant]:
@@ -267,18 +247,22 @@ class Session:
         What cannot be drawn is refused with the first one. The state is not changed: see `keep`.
         """
         count = request.num_variants if count is None else count
+        with self._lock:
+            one = self._edited(self.recipe(state_id), request)
         for number in range(first, first + (count if request.transplant_from is None else 1)):
-            yield self.variant(state_id, request, number)
+            yield self._variant(one, number)
 
     def variant(self, state_id: str, request: EditRequest, number: int) -> Variant:
         """One alternative for the next state."""
         with self._lock:
-            base = self.recipe(state_id)
-            edit = self._edit(request, number)
-            before = self._image(base)
-            after = self._image(self._edited(base, edit))
-            region = region_weight(self.network.G, edit) > 0.5
-            return Variant(edit, after, *change(before, after, region))
+            return self._variant(self._edited(self.recipe(state_id), request), number)
+
+    def _variant(self, one: Recipe, number: int) -> Variant:
+        with self._lock:
+            recipe = _numbered(one, number)
+            edit = recipe.edits[-1]
+            before, after = self._rendering(_before(recipe)).img, self._rendering(recipe).img
+            return Variant(edit, after, *change(before, after, region_weight(self.network.G, edit) > 0.5))
 
     def best(self, state_id: str, request: EditRequest, count: int, max_outside: float, first: int = 1,
              max_draws: int = MAX_DRAWS) -> Iterator[Variant]:
@@ -294,49 +278,50 @@ class Session:
             if found == count:
                 return
 
-    def _edit(self, request: EditRequest, number: int) -> Edit:
-        edit = request.first_edit(self.network.G, self.network.name)
-        return edit if edit.variant is None else dataclasses.replace(edit, variant=number)
-
-    def _edited(self, recipe: Recipe, edit: Edit) -> Recipe:
-        edited = dataclasses.replace(recipe, edits=(*recipe.edits, edit))
-        if self._cache.get(edited) is None:
-            check_recipe(edited, self.network.G, self.network.name, self.network.sha256)
+    def _edited(self, recipe: Recipe, request: EditRequest) -> Recipe:
+        """With the first variant of the request as one more edit. ValueError if that does not fit."""
+        edited = recipe.edited(request.first_edit(self.network.G, self.network.name))
+        check_edit(edited, edited.edits[-1], self.network.G, self.network.name)
         return edited
 
-    def _latents(self, recipe: Recipe) -> _Made:
+    def _latents(self, recipe: Recipe) -> Latents:
         made = self._cache.get(recipe)
-        if made is None:
-            if recipe.edits:
-                before = dataclasses.replace(recipe, edits=recipe.edits[:-1])
-                latents = apply_edit(self.network.G, before, self._latents(before).latents, recipe.edits[-1],
-                                     len(before.edits))
-            else:
-                latents = make_latents(self.network.G, recipe)
-            made = _Made(latents)
-            self._cache.put(recipe, made)
-        return made
+        if made is not None:
+            return made.latents if isinstance(made, Rendering) else made
+        if recipe.edits:
+            latents = apply_edit(self.network.G, recipe, self._latents(_before(recipe)), recipe.edits[-1])
+        else:
+            latents = start_latents(self.network.G, recipe)
+        self._cache.put(recipe, latents)
+        return latents
 
-    def _image(self, recipe: Recipe) -> torch.Tensor:
+    def _rendering(self, recipe: Recipe) -> Rendering:
         with self._lock:
-            made = self._latents(recipe)
-            if made.img is None:
-                made.img = render(self.network.G, recipe, made.latents)
-                self._cache.put(recipe, made)  # it has become larger
-            return made.img
+            made = self._cache.get(recipe)
+            if isinstance(made, Rendering):
+                return made
+            if any(edit.keep_exact for edit in recipe.edits):
+                before = self._rendering(_before(recipe))
+                made = render_edit(self.network.G, recipe, before, recipe.edits[-1])
+            else:
+                latents = self._latents(recipe)
+                made = Rendering(latents, render(self.network.G, recipe, latents))
+            self._cache.put(recipe, made)
+            return made
 
     # Files.
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tree as JSON, whole or not at all. Images are left out: they are made again."""
         with self._lock:
+            tables = Tables()
             states = [
                 {"id": s.id, "parent": s.parent, "label": s.label, "favourite": s.favourite,
-                 "recipe": recipe_to_json(s.recipe)}
+                 "recipe": recipe_to_json(s.recipe, tables)}
                 for s in self._states.values()
             ]
             head = {"format": FORMAT, "network": self.network.name, "sha256": self.network.sha256,
-                    "current": self._current}
+                    "current": self._current, **tables.to_json(os.path.dirname(path) or ".")}
         lines = [f'  "{key}": {json.dumps(value)},' for key, value in head.items()]
         rows = ",".join(f"\n    {json.dumps(state)}" for state in states)
         with open_atomic(path, "w", encoding="utf-8", newline="\n") as file:
@@ -356,22 +341,23 @@ class Session:
         network = network if isinstance(network, OpenNetwork) else OpenNetwork.load(network, **options)
         session = cls(network)
         try:
-            session._take(parse_json(text))
+            session._take(parse_json(text), os.path.dirname(path) or ".")
         except (ValueError, OverflowError) as err:
             raise ValueError(f"session {path}: {err}") from err
         return session
 
-    def _take(self, data: Any) -> None:
-        check_keys("the session", data, ("format", "network", "sha256", "current", "states"))
+    def _take(self, data: Any, folder: str) -> None:
+        check_keys("the session", data, ("format", "network", "sha256", "current", "masks", "arrays", "states"))
         if data["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}, got {str(data['format'])[:80]!r}")
+        tables = Tables.from_json(data["masks"], data["arrays"], folder)
         rows = typed("states", data["states"], list)
         if len(rows) > MAX_STATES:
             raise ValueError(f"a session holds at most {MAX_STATES} states, got {len(rows)}")
         for i, row in enumerate(rows, 1):
             check_keys("a state", row, ("id", "parent", "label", "favourite", "recipe"))
-            recipe = recipe_from_json(row["recipe"])
-            check_recipe(recipe, self.network.G, self.network.name, self.network.sha256)
+            recipe = dataclasses.replace(recipe_from_json(row["recipe"], tables), network_path=self.network.path)
+            self.network.check(recipe)
             if row["id"] != f"s{i}":
                 raise ValueError(f"states must be called s1, s2, ... in order, got {str(row['id'])[:40]!r}")
             if row["parent"] is not None and typed("parent", row["parent"], str) not in self._states:
@@ -413,18 +399,21 @@ class EditedImage:
         layers: str | None = None,                 # as for --resample-layers
         noise: bool = False,
         variants: int = 8,
+        feather: int = 0,
+        keep_exact: bool = False,
     ) -> Variants:
         """Alternatives for a part of the image; none is drawn before it is asked for."""
         mask = mask if mask is None or isinstance(mask, Mask) else load_mask(mask)
-        return Variants(self, EditRequest(blocks, mask, layers, noise, variants))
+        request = EditRequest(blocks, mask, layers, noise, variants, feather=feather, keep_exact=keep_exact)
+        return Variants(self, request)
 
     def transplant(self, blocks: str, seed: int, layers: str | None = None) -> EditedImage:
         """Take the latents of some blocks from the image of another seed."""
         return Variants(self, EditRequest(blocks, layers=layers, transplant_from=seed)).pick(1)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the image as PNG."""
-        save_png(self.pixels, path)
+        """Write the image as PNG that carries its recipe, for `generate.py --recipe`."""
+        save_image(self.pixels, path, self.recipe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,3 +443,13 @@ def describe_edit(edit: Edit) -> str:
         place = f"{edit.grid[0]}x{edit.grid[1]}:{place}"
     source = f"v{edit.number:02d}" if edit.transplant_from is None else f"from seed {edit.transplant_from}"
     return f"{place if len(place) <= 40 else f'{len(edit.blocks)} blocks'} {source}"
+
+
+def _before(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, edits=recipe.edits[:-1])
+
+
+def _numbered(recipe: Recipe, number: int) -> Recipe:
+    """With another draw for the last edit. A transplant has one, and stays."""
+    edit = recipe.edits[-1]
+    return recipe if edit.variant is None else _before(recipe).edited(dataclasses.replace(edit, variant=number))

@@ -1,0 +1,47 @@
+"""Named arrays that travel with a recipe: styles and noise maps that a search found, changes of a tuned network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import zipfile
+
+import numpy as np
+
+MAX_BYTES = 512 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """The content of an npz file, as bytes, so that it can be compared, hashed and passed on as it came."""
+
+    data: bytes = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> Arrays:
+        """The same arrays give the same bytes, and so the same hash."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return cls(buffer.getvalue())
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def load(self) -> dict[str, np.ndarray]:
+        """The arrays. ValueError unless it is an npz file, not compressed, of finite floats of 16 or 32 bits."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.data)) as file:
+                # Compressed, a small file could hold more than any memory.
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                    raise ValueError("an npz file of a recipe must not be compressed")
+            with np.load(io.BytesIO(self.data), allow_pickle=False) as data:
+                arrays = {name: np.asarray(data[name]) for name in data.files}
+        except (OSError, EOFError, KeyError, TypeError, MemoryError, NotImplementedError, zipfile.BadZipFile) as err:
+            raise ValueError(f"not a readable npz file ({type(err).__name__})") from err
+        for name, value in arrays.items():
+            if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
+                raise ValueError(f"array {name[:80]!r} must hold finite floats of 16 or 32 bits, got {value.dtype}")
+        return arrays
