@@ -46,12 +46,12 @@ def training_arguments(cfg: str, resolution: int, batch: int, folder: str) -> di
     """What train.py hands to the training loop, for black images."""
     from PIL import Image
 
-    from ssn_plugin.hosts import host
+    from ssn_plugin.hosts import launch
 
     for i in range(2 * batch):
         Image.new("RGB", (resolution, resolution)).save(f"{folder}/{i}.png")
     options = dict(data=folder, cfg=cfg, batch=batch, gpus=0, metrics=[], aug="noaug", workers=1)
-    return host.training_arguments(options)
+    return launch.training_arguments(options)
 
 
 def estimate(args: dict[str, Any], resolution: int) -> float:

@@ -1,47 +1,95 @@
-"""`python -m ssn_plugin`: convert, transfer, train, generate and measure inside any StyleGAN2-ADA checkout."""
+"""`ssn`, also `python -m ssn_plugin`: every command, on the code of this project or another StyleGAN2-ADA checkout.
+
+Most commands are scripts of the host, such as `generate.py`; the rest is the plugin's own.
+"""
 
 from __future__ import annotations
 
-import math
-import os
+import copy
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ssn_plugin import config
-from ssn_plugin.hosts.errors import keep_freed_memory, one_line_errors
+from ssn_plugin.hosts import host
 
-if TYPE_CHECKING:
-    import torch
+MAX_SEED = 2**32 - 1  # numpy's RandomState takes no more
+PROGRAM = "python -m ssn_plugin"  # in the examples of the help texts, where the name of the running program takes over
 
-    from ssn_plugin.edits.recipe import Recipe
-
-MAX_SEED = 2**32 - 1    # numpy's RandomState takes no more
-MAX_IMAGES = 1_000_000  # per run; a longer list is a slip of the keyboard
-DATASET_CLASS = "training.dataset.ImageFolderDataset"
+# The scripts, and what the list of commands says about them: importing them all for their own words takes too long.
+SCRIPTS = {
+    "train": "Train a GAN; with --cfg=ssn a Spatially Stochastic Network.",
+    "generate": "Generate images, and redraw parts of them.",
+    "metrics": "Measure the quality of a trained network.",
+    "project": "Find the latent that makes a network draw a given picture.",
+    "mix": "Combine the styles of two images.",
+    "dataset": "Convert images to a data set.",
+}
 
 
 def examples(*lines: str) -> str:
     """The end of a help text: command lines that work as they stand, given the files they name."""
-    return "\b\nExamples:\n" + "\n".join(f"  python -m ssn_plugin {line}" for line in lines)
+    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}" for line in lines)
 
 
 class Commands(click.Group):
-    """A group that reports ValueError, OSError and wrong usage in one line; DNNLIB_TRACEBACK=1 shows the traceback."""
+    """The plugin's own commands, and scripts that are imported when they are called.
+
+    Reports ValueError, OSError and wrong usage in one line; DNNLIB_TRACEBACK=1 shows the traceback.
+    """
 
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
         if args is None:  # the process is this command
-            keep_freed_memory()
+            host.current().keep_freed_memory()
         return super().main(args, *other, **options)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with one_line_errors():
+        with host.current().one_line_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_line_errors():
+        with host.current().one_line_errors():
             return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*SCRIPTS, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = script_command(cmd_name) if cmd_name in SCRIPTS else self.commands.get(cmd_name)
+        return None if command is None else named(command, ctx.find_root().info_name or PROGRAM, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([
+                (name, SCRIPTS.get(name) or self.commands[name].get_short_help_str(limit=80))
+                for name in self.list_commands(ctx)
+            ])  # fmt: skip
+
+
+def script_command(name: str) -> click.Command:
+    """The command of a script, or the one that takes its place in a host whose script knows nothing of the plugin."""
+    command = host.require(*(host.TRAIN_MODULES if name == "train" else ())).script(name)
+    if command is not None:
+        return command
+    from ssn_plugin.hosts import commands, launch
+
+    if name == "train":
+        return launch.train_command()
+    own: dict[str, click.Command] = dict(generate=commands.generate, metrics=commands.metrics)
+    if name not in own:
+        raise ValueError(f"{name} works in the host of this project only: use the script of this checkout")
+    return own[name]
+
+
+def named(command: click.Command, program: str, name: str) -> click.Command:
+    """The command, whose examples call it as the user does."""
+    if command.epilog is None or command.callback is None:
+        return command
+    renamed = copy.copy(command)
+    examples = command.epilog.replace(f"python {command.callback.__module__}.py", f"{program} {name}")
+    renamed.epilog = examples.replace(PROGRAM, program)
+    return renamed
 
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=["-h", "--help"]), epilog=examples(
@@ -49,24 +97,17 @@ class Commands(click.Group):
     "generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out",
 ))
 def main() -> None:
-    """Spatially Stochastic Networks inside the StyleGAN2-ADA checkout of the current folder."""
+    """Spatially Stochastic Networks: train them, redraw parts of their images, measure them."""
 
 
 def list_networks(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Callback of an eager parameter that names a network: `help` prints the short names and ends the command."""
     if value == "help":
-        from ssn_plugin.hosts import host
-
-        host.require()
-        click.echo(host.network_help())
+        click.echo(host.require().network_help())
         ctx.exit()
     return value
 
 
-network_option = click.option(
-    "--network", required=True, metavar="PATH|URL|NAME", callback=list_networks, is_eager=True,
-    help="Network file: path, URL, or a short name that --network=help lists",
-)
 source_argument = click.argument("source", metavar="IN", callback=list_networks, is_eager=True)
 trust_option = click.option(
     "--trust-pickle", is_flag=True, help="Run code that the network file carries; only for files you trust"
@@ -82,10 +123,7 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
 
     IN is a path, a URL, or a short name that `convert help` lists.
     """
-    from ssn_plugin.hosts import host  # imports torch_utils, which --help need not have
-
-    host.require()
-    for line in host.convert(source, dest, trust_pickle):
+    for line in host.require().convert(source, dest, trust_pickle):
         click.echo(line)
 
 
@@ -103,7 +141,7 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
 @click.option("--style-resolution", type=int, metavar="INT",
               help="Finest resolution of the style maps; 0 = exact everywhere  [default: from the grid]")
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, metavar="INT",
-              help="Of the encoder's weights")
+              help="Seed of the encoder's weights")
 @trust_option
 def transfer(
     source: str, dest: str, blocks: str, encoder: str, encoder_init: str, style_resolution: int | None, seed: int,
@@ -116,215 +154,21 @@ def transfer(
     """
     grids = config.parse_block_grids(blocks)
     config.SSNConfig(block_grids=grids, encoder=encoder, style_resolution=style_resolution)  # checks them
-    from ssn_plugin.hosts import host
-
-    host.require()
-    host.check_output(dest)
-    networks = host.load_networks(source, trust=trust_pickle)
+    adapter = host.require()
+    adapter.check_output(dest)
+    networks = adapter.load_networks(source, trust=trust_pickle)
     from ssn_plugin.transfer import transfer_networks
 
     result, differences = transfer_networks(networks, grids, encoder, encoder_init, style_resolution, seed)
-    notes = host.save_networks(result, dest)
+    notes = adapter.save_networks(result, dest)
     click.echo(f"wrote {dest}")
     for line in [*notes, *differences]:
         click.echo(line)
 
 
-@main.command(
-    context_settings=dict(ignore_unknown_options=True, help_option_names=[]), add_help_option=False,
-    short_help="Train; --cfg=ssn joins the options of the host's train.py.",
-)
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def train(args: tuple[str, ...]) -> None:
-    """Train with the options of the host's train.py and --cfg=ssn."""
-    from ssn_plugin.hosts import host
-
-    host.train_command().main(list(args), prog_name="python -m ssn_plugin train", standalone_mode=False)
-
-
-@main.command(epilog=examples(
-    "generate --network=ssn.pkl --seeds=3 --resample-block=1,2 --outdir=out",
-    "generate --network=ssn.pkl --seeds=0-7 --trunc=0.7 --outdir=out",
-))
-@network_option
-@click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
-@click.option("--class", "class_idx", type=click.IntRange(min=0), metavar="INT", help="Class of a conditional network")
-@click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
-              help="Noise maps: those of the network, fresh ones, or none")
-@click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
-@click.option("--resample-block", metavar="BLOCKS",
-              help="Redraw these blocks: 1,2 or 6 or 1,2+1,3 or all or keep:1,2; 1x1:0 names another grid")
-@click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
-@click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
-              help="How many alternatives to draw")
-@click.option("--resample-layers", metavar="LAYERS", help="Redraw only coarse, middle or fine layers, or A-B")
-@click.option("--resample-noise", is_flag=True, help="Redraw the noise maps at that place too")
-@click.option("--variant-seed", type=click.IntRange(0, MAX_SEED - 999), default=0, show_default=True, metavar="INT",
-              help="Skip so many variants, to see others")
-@click.option("--transplant-from", type=click.IntRange(0, MAX_SEED), metavar="SEED",
-              help="Take the latents from the image of this seed instead of drawing them")
-@click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
-@click.option("--pick", type=click.IntRange(min=0), metavar="INT", help="Keep this variant of the recipe, 0 = none")
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
-@trust_option
-def generate(
-    network: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str, outdir: str,
-    resample_block: str | None, resample_mask: str | None, variants: int, resample_layers: str | None,
-    resample_noise: bool, variant_seed: int, transplant_from: int | None, recipe_file: str | None, pick: int | None,
-    device: str | None, trust_pickle: bool,
-) -> None:
-    """Generate images, and redraw parts of them; an edit recipe beside each image replays it."""
-    if (seeds is None) == (recipe_file is None):
-        raise click.UsageError("give either --seeds or --recipe")
-    if pick is not None and recipe_file is None:
-        raise click.UsageError("--pick needs --recipe")
-    if resample_block is not None and resample_mask is not None:
-        raise click.UsageError("--resample-block cannot be combined with --resample-mask")
-    if not math.isfinite(trunc):
-        raise click.UsageError(f"--trunc must be finite, got {trunc}")
-    seed_list = [] if seeds is None else parse_seeds(seeds)
-    from ssn_plugin.hosts import host
-
-    host.require()
-    from ssn_plugin.edits import edit_options, resample, resample_report
-
-    redraws = resample_block is not None or resample_mask is not None
-    recipes = [] if recipe_file is None else [_open_recipe(recipe_file, pick, goes_on=redraws)]
-    mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
-    where = _pick_device(device)
-    G = host.load_networks(network, trust=trust_pickle)["G_ema"].eval().requires_grad_(False).to(where)
-    name = os.path.basename(network)
-    if G.c_dim and class_idx is None and not recipes:
-        raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
-    if not recipes:
-        recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
-    if redraws:
-        request = edit_options.EditRequest(
-            resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
-        )
-        recipes = request.add_to(recipes, G, name)
-    resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
-    os.makedirs(outdir, exist_ok=True)
-    for recipe in recipes:
-        result = resample.resample(G, resample_report.with_earlier_variants(recipe, outdir))
-        path = resample_report.save_resampling(result, outdir)
-        click.echo(f"{path}.png")
-        for variant in result.variants:
-            click.echo(f"{path}-{variant.name}.png  {variant.summary}")
-
-
-def _pick_device(name: str | None) -> torch.device:
-    """The named device, or the first CUDA GPU, or the CPU where there is none."""
-    import torch
-
-    num_gpus = torch.cuda.device_count()
-    allowed = ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]
-    if name is not None and name not in allowed:
-        raise ValueError(f"--device must be one of {', '.join(allowed)} on this machine, got {name}")
-    return torch.device(name or ("cuda" if num_gpus else "cpu"))
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`3`, `1,5,9` or `0-7` (inclusive), or a mixture, -> seeds in the given order, repetitions dropped."""
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MAX_SEED:
-            raise ValueError(f"seeds must look like 3 or 1,5,9 or 0-7 and lie within 0..{MAX_SEED}, got {text!r}")
-        if last - first + len(seeds) >= MAX_IMAGES:
-            raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
-
-
-def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
-    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.edits.recipe_files import read_recipe
-
-    recipe = read_recipe(path)
-    if pick is not None:
-        return recipe.pick(pick)
-    if goes_on and recipe.variants:
-        raise ValueError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
-    return recipe
-
-
-@main.command(epilog=examples(
-    "metrics --network=ssn.pkl --metrics=ssn_distortion1k,ssn_leak1k",
-    "metrics --network=ssn.pkl --metrics=fid50k_full --data=castles.zip",
-))
-@network_option
-@click.option("--metrics", default="ssn_distortion1k", show_default=True, metavar="LIST",
-              help="Names, comma-separated; those of the host and the plugin's ssn_*")
-@click.option("--data", metavar="PATH", help="Images to compare with  [default: those of the training]")
-@click.option("--mirror", type=bool, metavar="BOOL", help="Add mirrored real images  [default: as in training]")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, metavar="INT", help="Processes")
-@click.option("--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="Show progress")
-@trust_option
-def metrics(
-    network: str, metrics: str, data: str | None, mirror: bool | None, gpus: int, verbose: bool, trust_pickle: bool
-) -> None:
-    """Measure a network, and append the results beside it if it lies in the folder of a training run."""
-    from ssn_plugin.hosts import host
-
-    host.require(*host.METRICS_MODULES)
-    host.register()
-    from metrics import metric_main
-
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    for name in names or [metrics]:
-        if not metric_main.is_valid_metric(name):
-            raise ValueError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {name}")
-    if data is not None and not os.path.exists(data):
-        raise ValueError(f"data set {data} does not exist")
-    network = host.resolve_network(network)
-    from ssn_plugin.hosts.processes import run_processes
-
-    run_processes(measure, gpus, dict(
-        network=network, names=names, data=data, mirror=mirror, num_gpus=gpus, verbose=verbose, trust=trust_pickle,
-    ))  # fmt: skip
-
-
-def measure(rank: int, job: dict[str, Any]) -> None:
-    """Compute the metrics of the job in one of its processes."""
-    from metrics import metric_main, metric_utils
-    from ssn_plugin.hosts import host
-    from ssn_plugin.hosts.processes import device_of
-
-    networks = host.load_networks(job["network"], trust=job["trust"])
-    device = device_of(rank)
-    G = networks["G_ema"].eval().requires_grad_(False).to(device)
-    dataset_kwargs = choose_dataset(G, networks.get("training_set_kwargs") or {}, job)
-    folder = os.path.dirname(os.path.abspath(job["network"]))
-    run_dir = folder if os.path.isfile(os.path.join(folder, "training_options.json")) else None
-    for name in job["names"]:
-        result = metric_main.calc_metric(
-            metric=name, G=G, dataset_kwargs=dataset_kwargs, num_gpus=job["num_gpus"], rank=rank, device=device,
-            progress=metric_utils.ProgressMonitor(verbose=job["verbose"] and rank == 0),
-        )
-        if rank == 0:
-            metric_main.report_metric(result, run_dir=run_dir, snapshot_pkl=job["network"])
-
-
-def choose_dataset(G: Any, trained_on: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
-    """Options of the data set to compare with; empty if none is known, which some metrics do without."""
-    kwargs = dict(trained_on) if job["data"] is None else dict(class_name=DATASET_CLASS, path=job["data"])
-    if not kwargs:
-        return {}
-    if kwargs.get("class_name") != DATASET_CLASS and not job["trust"]:  # the name is called, with arguments at hand
-        raise ValueError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data with "
-                         "--data, or allow the class with --trust-pickle")
-    kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)
-    if job["mirror"] is not None:
-        kwargs["xflip"] = job["mirror"]
-    return kwargs
-
-
 @main.command(epilog=examples("doctor", "doctor --cfg=ssn --resolution=64 --outdir=training-runs"))
-@click.option("--cfg", default="auto", show_default=True, metavar="NAME", help="A --cfg of train.py, ssn among them")
-@click.option("--resolution", default="256", show_default=True, metavar="R|WxH", help="Pixels of the images")
+@click.option("--cfg", default="auto", show_default=True, metavar="NAME", help="A --cfg of train.py, such as ssn")
+@click.option("--resolution", default="256", show_default=True, metavar="R|WxH", help="Size of the images in pixels")
 @click.option("--gpus", type=click.IntRange(min=0), metavar="INT",
               help="How many to train on; 0 = the CPU  [default: 1, or the CPU where there is no GPU]")
 @click.option("--batch", type=click.IntRange(min=1), metavar="INT", help="Images per step  [default: that of the cfg]")

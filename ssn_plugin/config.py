@@ -282,9 +282,9 @@ def _networks_to_start_from(args: Any) -> Mapping[str, Any] | None:
     """Content of the file that --resume names, if any."""
     if args.get("resume_pkl") is None:
         return None
-    from ssn_plugin.hosts import host  # imports torch
+    from training.network_files import load_networks  # imports torch
 
-    return host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+    return load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
 
 
 def _refuse_with_resume(settings: Mapping[str, Any], *names: str) -> None:

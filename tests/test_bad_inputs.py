@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,30 +22,40 @@ from click.testing import CliRunner
 from network_file_helpers import generator, snapshot
 
 from ssn_plugin import transfer
-from ssn_plugin.hosts import host
+from ssn_plugin.hosts import host, reference
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 5
+MODULES = dict(plugin="ssn_plugin.cli", reference="ssn_plugin.cli")  # "reference": its commands in another host
 SCRIPTS = ("train", "generate", "dataset_tool", "calc_metrics", "legacy", "projector", "style_mixing")
 
 
 def command_object(command: str) -> click.Command:
     """The click command of a name such as `train`, `calc_metrics report` or `plugin transfer`."""
     script, _, sub = command.partition(" ")
-    if command == "plugin train":  # takes the options of the host's
-        return host.train_command()
-    main = importlib.import_module("ssn_plugin.cli" if script == "plugin" else script).main
-    return main.commands[sub] if sub else main
+    main = importlib.import_module(MODULES.get(script, script)).main
+    with in_host_of(command):
+        return main.get_command(click.Context(main), sub) if sub else main
+
+
+@contextlib.contextmanager
+def in_host_of(command: str) -> Iterator[None]:
+    """Inside, the plugin takes the host for another one if the command's name says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        if command.startswith("reference"):
+            patch.setattr(host, "current", lambda: reference)
+        yield
 
 
 def run(command: str, args: list[str]):
     """Result of the command line in this process. Exceptions other than the end of the command are raised here."""
     script, _, sub = command.partition(" ")
-    main = importlib.import_module("ssn_plugin.cli" if script == "plugin" else script).main
-    result = CliRunner().invoke(main, [*([sub] if sub else []), *args])
+    main = importlib.import_module(MODULES.get(script, script)).main
+    with in_host_of(command):
+        result = CliRunner().invoke(main, [*([sub] if sub else []), *args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -89,7 +101,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 def test_there_are_three_hundred_and_every_command_is_among_them():
     assert len(all_cases()) == 300
-    assert {command.split()[0] for command in NUMBER_OF_CASES} == {*SCRIPTS, "plugin"}
+    assert {command.split()[0] for command in NUMBER_OF_CASES} == {*SCRIPTS, *MODULES}
     plugin = importlib.import_module("ssn_plugin.cli").main.commands
     assert {f"plugin {name}" for name in plugin} <= set(NUMBER_OF_CASES)
 

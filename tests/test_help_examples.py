@@ -6,6 +6,7 @@ a line make it quick where the example means hours of work.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.machinery
 import json
@@ -14,6 +15,7 @@ import shlex
 import shutil
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +28,23 @@ from click.testing import CliRunner
 from metric_fixtures import write_detectors
 from network_file_helpers import discriminator, generator, snapshot
 
-from ssn_plugin import transfer
-from ssn_plugin.hosts import host, launch
+from ssn_plugin import cli, transfer
+from ssn_plugin.hosts import host, reference
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = list(WORKING)
+MODULES = dict(plugin="ssn_plugin.cli", reference="ssn_plugin.cli")  # "reference": its commands in another host
 # Command -> options that cut its work short.
 SHORTER = {
     "train": "--dry-run",
-    "plugin train": "--dry-run",
+    "reference train": "--dry-run",
     "dataset_tool": "--max-images=2",
     "projector": "--num-steps=1 --candidates=2 --detectors=detectors",
     "calc_metrics": "--metrics=rfid2_full,ssn_distortion2 --gpus=0",
-    "plugin metrics": "--metrics=ssn_distortion2",
+    "reference metrics": "--metrics=ssn_distortion2",
 }
 # Command -> lines that use every option, but for those of its examples.
 RUNS = {
@@ -93,7 +96,7 @@ RUNS = {
         "--seed=3 --trust-pickle",
     ],
     "plugin convert": ["network-snapshot.pkl trusted.pkl --trust-pickle"],
-    "plugin generate": [
+    "reference generate": [
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
         "--resample-layers=coarse --variant-seed=3 --outdir=pedit --device=cpu --trust-pickle",
         "--network=network-snapshot.pkl --recipe=pedit/seed0001-recipe.json --pick=0 --resample-mask=mask.png "
@@ -102,24 +105,34 @@ RUNS = {
         "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --transplant-from=2 --outdir=ptransplant",
         "--network=labelled-ssn.pkl --seeds=1 --class=1 --outdir=plabelled",
     ],
-    "plugin metrics": [
+    "reference metrics": [
         "--network=network-snapshot.pkl --metrics=ssn_distortion2 --data=castles.zip --mirror=1 --gpus=1 --verbose=0 "
         "--trust-pickle",
     ],
     "plugin doctor": ["--cfg=ssn --resolution=16 --gpus=0 --batch=4 --outdir=runs"],
 }
-RUNS["plugin train"] = RUNS["train"]
+RUNS["reference train"] = RUNS["train"][:2]  # all but the carrying on, which belongs to the script
 
 
 def main_of(command: str) -> tuple[Any, list[str]]:
     """The click command of a script, and the words that choose its sub-command."""
     script, _, sub = command.partition(" ")
-    return importlib.import_module("ssn_plugin.cli" if script == "plugin" else script).main, [sub] if sub else []
+    return importlib.import_module(MODULES.get(script, script)).main, [sub] if sub else []
+
+
+@contextlib.contextmanager
+def in_host_of(command: str) -> Iterator[None]:
+    """Inside, the plugin takes the host for another one if the command's name says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        if command.startswith("reference"):
+            patch.setattr(host, "current", lambda: reference)
+        yield
 
 
 def run(command: str, line: str):
     main, sub = main_of(command)
-    result = CliRunner().invoke(main, [*sub, *shlex.split(line)])
+    with in_host_of(command):
+        result = CliRunner().invoke(main, [*sub, *shlex.split(line)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     # Two exit codes are answers: results that cannot be compared, a machine that will not do.
@@ -130,16 +143,16 @@ def run(command: str, line: str):
 
 def options_of(command: str) -> set[str]:
     main, sub = main_of(command)
-    if command == "plugin train":  # hands everything on to the host's
-        return options_of("train")
-    chosen = main.commands[sub[0]] if sub else main
+    with in_host_of(command):
+        chosen = main.get_command(click.Context(main), sub[0]) if sub else main
     return {max(param.opts, key=len) for param in chosen.params if isinstance(param, click.Option)}
 
 
 def examples_of(command: str) -> list[str]:
     """What follows `Examples:` at the end of --help."""
     main, sub = main_of(command)
-    text = CliRunner().invoke(main, [*sub, "--help"]).stdout
+    with in_host_of(command):
+        text = CliRunner().invoke(main, [*sub, "--help"], prog_name=cli.PROGRAM).stdout
     assert "Examples:\n" in text, f"the help of {command} has no examples"
     return [line.strip() for line in text.rpartition("Examples:\n")[2].splitlines() if line.strip()]
 
@@ -215,11 +228,9 @@ def test_help_ends_with_two_commands_that_run(command, in_folder):
     examples = examples_of(command)
     assert len(examples) == 2
     script, _, sub = command.partition(" ")
-    start = "python -m ssn_plugin" if script == "plugin" else f"python {script}.py"
+    start = cli.PROGRAM if script in MODULES else f"python {script}.py"
     start = f"{start} {sub}" if sub else start
     for example in examples:
-        if command == "plugin train":  # in this host, the help and the examples are those of train.py
-            example = example.replace("python train.py", start)
         assert example.startswith(start + " ") or example == start
         sub_of_another = re.match(r"python calc_metrics.py report (.*)", example)  # an example of the group shows it
         if sub_of_another and command == "calc_metrics":
@@ -228,14 +239,12 @@ def test_help_ends_with_two_commands_that_run(command, in_folder):
             run(command, f"{example.removeprefix(start)} {SHORTER.get(command, '')}")
 
 
-def test_the_help_of_the_plugin_and_of_its_training_elsewhere_ends_with_two_commands_that_run(in_folder):
-    for example in examples_of("plugin"):
-        command, _, rest = example.removeprefix("python -m ssn_plugin ").partition(" ")
+def test_the_help_of_the_plugin_ends_with_two_commands_that_run(in_folder):
+    examples = examples_of("plugin")
+    assert len(examples) == 2
+    for example in examples:
+        command, _, rest = example.removeprefix(f"{cli.PROGRAM} ").partition(" ")
         run(f"plugin {command}", rest)
-    lines = [line.strip() for line in launch.EPILOG.splitlines()[2:]]
-    assert len(lines) == 2
-    for line in lines:
-        run("plugin train", f"{line.removeprefix('python -m ssn_plugin train ')} --dry-run")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -249,9 +258,17 @@ def test_every_option_is_used_in_a_run_that_succeeds(command, in_folder):
 
 
 def test_every_command_is_among_them():
-    plugin = importlib.import_module("ssn_plugin.cli").main.commands
-    assert {f"plugin {name}" for name in plugin} <= set(COMMANDS)
-    assert host.train_command() is main_of("train")[0]
+    assert {f"plugin {name}" for name in cli.main.commands} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(("name", "script"), [
+    ("train", "train"), ("generate", "generate"), ("metrics", "calc_metrics"), ("project", "projector"),
+    ("mix", "style_mixing"), ("dataset", "dataset_tool"),
+])  # fmt: skip
+def test_the_other_commands_of_the_plugin_are_the_scripts_under_its_name(name, script):
+    assert cli.script_command(name) is main_of(script)[0]
+    lines = examples_of(f"plugin {name}")
+    assert lines and all(line.startswith(f"{cli.PROGRAM} {name} ") for line in lines)
 
 
 def documented_options() -> dict[str, list[str]]:

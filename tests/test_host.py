@@ -1,13 +1,11 @@
-"""The plugin as a wheel, and in checkouts that know nothing of it: this host without its mentions, and one like it.
-
-The second has no place for further cfgs either, as the reference host: there the plugin uses only what the contract
-between hosts and plugins names.
-"""
+"""The plugin as a wheel, in a copy of this host that does not mention it, and by the adapter for any other host."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import sysconfig
 import types
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ import click
 import numpy as np
 import PIL.Image
 import pytest
-from network_file_helpers import assert_same_tensors, generator, snapshot
+import torch
+from network_file_helpers import assert_same_tensors, discriminator, generator, snapshot
 
 from ssn_plugin import transfer
-from ssn_plugin.hosts import host, launch
+from ssn_plugin.hosts import host, launch, processes, reference
 from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,25 +91,28 @@ def copy_host(folder: Path, replacements: dict[str, str]) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
+    absent = set(replacements)
     for path in folder.rglob("*.py"):
         text = path.read_text()
+        absent -= {old for old in replacements if old in text}
         for old, new in replacements.items():
             text = text.replace(old, new)
         path.write_text(text)
+    assert not absent, "texts to replace that this host does not hold"
     return folder
 
 
 WITHOUT_PLUGIN = {"ssn_plugin": "absent_plugin", "SSNGenerator": "AbsentGenerator"}
-WITHOUT_EXTENSIONS = {
-    **WITHOUT_PLUGIN,
-    "register_cfg": "_no_such_function",
-    "channel_max: int = 512": "channel_max: int = 8",  # a discriminator that trains in seconds
-}
+SMALL = ["--blocks=2x2", "--block-dim=8", "--channels=8"]
 BRIEF = ["--metrics=none", "--kimg=1", "--batch=64", "--snap=9", "--tick=1", "--aug=noaug", "--workers=1"]
 
 
 def hashes(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*.py")}
+
+
+def last_tick(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])
 
 
 def test_the_wheel_holds_the_plugin_and_nothing_else(wheel):
@@ -128,74 +131,125 @@ def test_outside_a_checkout_it_says_what_is_missing(python, tmp_path):
 
 
 def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(python, photos, tmp_path):
+    """By its own scripts as far as they are open to plugins; its files stay as they are."""
     checkout = copy_host(tmp_path / "host", WITHOUT_PLUGIN)
     assert not any(b"ssn_plugin" in text for text in hashes(checkout).values())
     before = hashes(checkout)
-    plugin = [python, "-m", "ssn_plugin"]
-    common = [f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", *BRIEF]
-    run([*plugin, "train", *common, "--blocks=2x2", "--block-dim=8"], checkout)
-    first = tmp_path / "runs" / "00000-photos-ssn-blocks2x2-lambda100-dim8-kimg1-batch64-noaug"
-    ticks = [json.loads(line) for line in (first / "stats.jsonl").read_text().splitlines()]
-    assert np.isfinite(ticks[-1]["Loss/ssn/distortion"]["mean"])
-    network = first / "network-snapshot-000001.pkl"
-    printed = run([*plugin, "generate", f"--network={network}", "--seeds=1", "--resample-block=0,1", "--variants=2",
-                   f"--outdir={tmp_path / 'out'}"], checkout)  # fmt: skip
-    assert "seed0001-v02.png  change inside" in printed
-    printed = run([*plugin, "metrics", f"--network={network}", "--metrics=ssn_distortion1k", "--verbose=no"], checkout)
-    assert (first / "metric-ssn_distortion1k.jsonl").exists() and '"ssn_distortion1k"' in printed
-    printed = run([*plugin, "train", *common, f"--resume={network}", "--dry-run"], checkout)
-    assert json.loads(printed)["G_kwargs"]["block_grid"] == [[2, 2]]
+    train = ["train", f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", *BRIEF]
+    first = tmp_path / "runs" / "00000-photos-ssn-blocks2x2-lambda100-dim8-channels8-kimg1-batch64-noaug"
+    network = f"--network={first / 'network-snapshot-000001.pkl'}"
+    commands = [
+        [*train, *SMALL],
+        ["generate", network, "--seeds=1", "--resample-block=0,1", "--variants=2", f"--outdir={tmp_path / 'out'}"],
+        ["metrics", network, "--metrics=ssn_distortion8", "--verbose=no"],
+        [*train, network.replace("--network", "--resume"), "--dry-run"],
+    ]
+    script = "import json, sys; from ssn_plugin.cli import main\n" \
+             "for line in json.loads(sys.argv[1]): main(line, standalone_mode=False); print(chr(30))"
+    _, images, result, plan, _ = run([python, "-c", script, json.dumps(commands)], checkout).split("\x1e\n")
+    assert np.isfinite(last_tick(first)["Loss/ssn/distortion"]["mean"])
+    assert "seed0001-v02.png  change inside" in images
+    assert (first / "metric-ssn_distortion8.jsonl").exists() and '"ssn_distortion8"' in result
+    assert json.loads(plan)["G_kwargs"]["block_grid"] == [[2, 2]]
     assert hashes(checkout) == before
 
 
-def test_a_host_without_place_for_plugins_trains_an_ssn_from_a_stylegan2_in_two_processes(python, photos, tmp_path):
-    """Options of that host, a transfer before the start, loss and metrics in both processes; no file is touched."""
-    checkout = copy_host(tmp_path / "host", WITHOUT_EXTENSIONS)
-    before = hashes(checkout)
-    network_export.save_networks(snapshot(generator(resolution=16)), tmp_path / "stylegan2.pkl")
-    plugin = [python, "-m", "ssn_plugin", "train"]
-    common = [f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", "--blocks=2x4", *BRIEF]
-    run([*plugin, *common, "--gpus=2", f"--resume={tmp_path / 'stylegan2.pkl'}"], checkout)
-    run_dir = tmp_path / "runs" / "00000-photos-ssn-blocks2x4-lambda100-kimg1-batch64-noaug-resumecustom"
-    log = (run_dir / "log.txt").read_text()
-    assert "G_ema.synthesis.encoder.gate4 is new" in log and "G.mapping" not in log
-    assert json.loads((run_dir / "training_options.json").read_text())["G_kwargs"]["block_z_dim"] == 8
-    ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
-    assert np.isfinite(ticks[-1]["Loss/ssn/distortion"]["mean"])
-    assert (run_dir / "network-snapshot-000001.pkl").exists()
-    assert hashes(checkout) == before
+# Another host: the adapter of which this file asserts that it needs only what all hosts have.
+
+SHARED_NAMES = {
+    "dnnlib.make_cache_dir_path", "dnnlib.util", "dnnlib.util.open_url", "dnnlib.util.construct_class_by_name",
+    "dnnlib.util.Logger", "legacy.load_network_pkl", "train.setup_training_loop_kwargs", "train.UserError",
+    "training.training_loop", "training.training_loop.training_loop", "torch_utils.training_stats",
+    "torch_utils.training_stats.init_multiprocessing", "torch_utils.custom_ops", "torch_utils.custom_ops.verbosity",
+    "metrics.metric_main", "metrics.metric_main.is_valid_metric", "metrics.metric_main.list_valid_metrics",
+    "metrics.metric_main.calc_metric", "metrics.metric_main.report_metric", "metrics.metric_utils",
+    "metrics.metric_utils.ProgressMonitor",
+}
 
 
-# What the reference host offers, in this process.
+def names_used(path: Path) -> Iterator[str]:
+    """Everything that a file imports, and the attributes that it takes from that: `dnnlib.util.open_url`."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    imported: dict[str, str] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0]: alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    yield from (name for name in imported.values() if "." in name)
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and (match := re.match(r"(\w+)(\.[a-zA-Z][\w.]*)$", ast.unparse(node))):
+            yield imported.get(match[1], "") + match[2]
+
+
+@pytest.mark.parametrize("name", ["reference", "commands", "launch", "processes", "errors"])
+def test_what_serves_another_host_uses_only_names_that_all_hosts_have(name):
+    packages = {shared.partition(".")[0] for shared in SHARED_NAMES}
+    used = {used for used in names_used(ROOT / "ssn_plugin" / "hosts" / f"{name}.py")
+            if used.partition(".")[0] in packages}
+    assert used - SHARED_NAMES == set()
 
 
 @pytest.fixture
-def contract_only(monkeypatch):
-    """Hides the modules that only this host has."""
-    exists = host._exists
-    own = ("training.config", "training.network_files", "training.formats.network_names",
-           "training.formats.network_export")
-    monkeypatch.setattr(host, "_exists", lambda name: name not in own and exists(name))
+def other_host(monkeypatch):
+    """The plugin takes the host for another one."""
+    monkeypatch.setattr(host, "current", lambda: reference)
 
 
-def test_networks_are_read_and_written_by_the_contract_alone(contract_only, tmp_path):
+def test_another_host_trains_an_ssn_from_a_stylegan2(other_host, photos, tmp_path):
+    """A transfer before the start, then the distortion loss."""
+    import train
+
+    source = snapshot(generator(resolution=16), discriminator(resolution=16))
+    network_export.save_networks(source, tmp_path / "stylegan2.pkl")
+    options = dict(data=str(photos), cfg="ssn", gpus=1, metrics=[], aug="noaug", workers=1,
+                   resume=str(tmp_path / "stylegan2.pkl"))
+    desc, args = launch.plan(train, options, dict(blocks="2x4"))
+    assert desc == "photos-ssn-blocks2x4-lambda100-noaug-resumecustom"
+    assert args["G_kwargs"]["block_z_dim"] == 8, "that of the network"
+    args.update(total_kimg=0.064, batch_size=32, batch_gpu=32, preview_size=[2, 2])
+    launch.start(desc, args, str(tmp_path / "runs"))
+    run_dir = tmp_path / "runs" / f"00000-{desc}"
+    log = (run_dir / "log.txt").read_text()
+    assert "G_ema.synthesis.encoder.gate4 is new" in log and "G.mapping" not in log
+    assert np.isfinite(last_tick(run_dir)["Loss/ssn/distortion"]["mean"])
+    assert (run_dir / "network-snapshot-000000.pkl").exists()
+
+
+def write_sum(rank: int, arguments: dict[str, Any]) -> None:
+    """The job of the test below: the first process writes the sum of a statistic that both report."""
+    from torch_utils import training_stats
+
+    collector = training_stats.Collector()
+    training_stats.report("number", torch.tensor([rank + 1.0]))
+    collector.update()
+    if rank == 0:
+        Path(arguments["path"]).write_text(f"{collector.num('number')} {collector.mean('number')}")
+
+
+def test_another_host_works_in_two_connected_processes(tmp_path):
+    processes.run_processes(write_sum, 2, dict(path=str(tmp_path / "sum")))
+    assert (tmp_path / "sum").read_text() == "2 1.5"
+
+
+def test_networks_are_read_and_written_by_the_contract_alone(tmp_path):
     source = snapshot(generator(resolution=16))
     network_export.save_networks(source, tmp_path / "stylegan2.pkl")
-    networks, _ = transfer.transfer_networks(host.load_networks(str(tmp_path / "stylegan2.pkl")), [[2, 2]])
-    assert host.save_networks(networks, str(tmp_path / "ssn.pkl")) == []
-    loaded = host.load_networks(str(tmp_path / "ssn.pkl"))
+    networks, _ = transfer.transfer_networks(reference.load_networks(str(tmp_path / "stylegan2.pkl")), [[2, 2]])
+    assert reference.save_networks(networks, str(tmp_path / "ssn.pkl")) == []
+    loaded = reference.load_networks(str(tmp_path / "ssn.pkl"))
     assert loaded["training_set_kwargs"] == source["training_set_kwargs"]
     for key in ("G", "D", "G_ema", "augment_pipe"):
         assert_same_tensors(loaded[key], networks[key])
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: host.check_output("x.safetensors"), "this host writes .pkl files only, got x.safetensors"),
-    (lambda: host.save_networks({}, "x.pkl"), "x.pkl would hold no discriminator"),
-    (lambda: host.convert("a.pkl", "b.pkl", trust=False), "convert needs training/network_files.py"),
+    (lambda: reference.check_output("x.safetensors"), "this host writes .pkl files only, got x.safetensors"),
+    (lambda: reference.save_networks({}, "x.pkl"), "x.pkl would hold no discriminator"),
+    (lambda: reference.convert("a.pkl", "b.pkl", trust=False), "convert works in the host of this project only"),
     (lambda: host.require("metrics.taste"), r"not found from .*: metrics.taste$"),
 ])
-def test_what_such_a_host_lacks_is_said(contract_only, call, message):
+def test_what_such_a_host_lacks_is_said(other_host, call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

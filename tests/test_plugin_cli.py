@@ -1,4 +1,4 @@
-"""`python -m ssn_plugin` as commands, in this host."""
+"""`python -m ssn_plugin` as commands: its own, those it brings for other hosts, and the scripts of this one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from network_file_helpers import assert_same_networks, generator, snapshot
 
 import legacy
 from ssn_plugin import cli
+from ssn_plugin.hosts import commands, host, reference
 from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,12 @@ def run(*args):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+@pytest.fixture
+def other_host(monkeypatch):
+    """The plugin takes the host for another one, for which it brings `generate` and `metrics`."""
+    monkeypatch.setattr(host, "current", lambda: reference)
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_convert_goes_there_and_back(ssn, tmp_path):
     assert (tmp_path / "a-card.md").exists()
 
 
-def test_generate_redraws_and_goes_on_from_its_recipe(ssn, tmp_path):
+def test_generate_redraws_and_goes_on_from_its_recipe(ssn, tmp_path, other_host):
     out, more = tmp_path / "out", tmp_path / "more"
     result = run("generate", f"--network={ssn}", "--seeds=3", "--resample-block=0,1", "--variants=2", f"--outdir={out}")
     assert result.exit_code == 0 and result.stdout.count("change inside") == 2
@@ -82,7 +89,7 @@ def test_generate_redraws_and_goes_on_from_its_recipe(ssn, tmp_path):
     np.testing.assert_array_equal(pixels(more / "seed0003-edit1.png"), pixels(out / "seed0003-v02.png"))
 
 
-def test_generate_gives_the_image_of_the_hosts_generate_py(ssn, tmp_path):
+def test_generate_gives_the_image_of_the_hosts_generate_py(ssn, tmp_path, other_host):
     import generate
 
     run("generate", f"--network={ssn}", "--seeds=3", "--trunc=0.7", f"--outdir={tmp_path / 'a'}")
@@ -91,7 +98,7 @@ def test_generate_gives_the_image_of_the_hosts_generate_py(ssn, tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "a" / "seed0003.png"), pixels(tmp_path / "b" / "seed0003.png"))
 
 
-def test_metrics_measures_without_a_data_set_where_none_is_needed(ssn, monkeypatch):
+def test_metrics_measures_without_a_data_set_where_none_is_needed(ssn, monkeypatch, other_host):
     calls = []
 
     def calc_metric(**kwargs):
@@ -120,11 +127,6 @@ def test_train_is_the_command_of_this_host(tmp_path, stylegan2):
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    (["transfer", "lost.pkl", "out.pkl"], "network lost.pkl is not an existing file"),
-    (["transfer", "{net}", "out.onnx"], "network file to write must end in .pkl, .safetensors, .pt, got out.onnx"),
-    (["transfer", "{net}", "out.pkl", "--blocks=3x3"], "grid 3x3 does not divide the 16x16 image"),
-    (["transfer", "{net}", "out.pkl", "--blocks=four"], "--blocks must be rows x columns such as 4x4, got four"),
-    (["transfer", "{net}", "none/out.pkl"], "the folder of the network file to write must exist, got none/out.pkl"),
     (["generate", "--network={net}", "--seeds=1", "--outdir=out"], "stylegan2.pkl has no block grid"),
     (["generate", "--network={net}", "--outdir=out"], "give either --seeds or --recipe"),
     (["generate", "--network={net}", "--seeds=4-2", "--outdir=out"], "seeds must look like 3 or 1,5,9 or 0-7"),
@@ -133,11 +135,30 @@ def test_train_is_the_command_of_this_host(tmp_path, stylegan2):
     (["metrics", "--network={net}", "--metrics=fid50k", "--data=lost"], "data set lost does not exist"),
     (["train", "--outdir=out", "--data=lost", "--cfg=ssn"], "--data: "),
     (["train", "--no-such-option"], "No such option"),
+    (["project", "--help"], "project works in the host of this project only"),
+])  # fmt: skip
+def test_an_error_in_another_host_is_one_line_and_writes_nothing(
+    args, message, stylegan2, tmp_path, monkeypatch, other_host
+):
+    assert_one_line(args, message, stylegan2, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["transfer", "lost.pkl", "out.pkl"], "network lost.pkl is not an existing file"),
+    (["transfer", "{net}", "out.onnx"], "network file to write must end in .pkl, .safetensors, .pt, got out.onnx"),
+    (["transfer", "{net}", "out.pkl", "--blocks=3x3"], "grid 3x3 does not divide the 16x16 image"),
+    (["transfer", "{net}", "out.pkl", "--blocks=four"], "--blocks must be rows x columns such as 4x4, got four"),
+    (["transfer", "{net}", "none/out.pkl"], "the folder of the network file to write must exist, got none/out.pkl"),
+    (["train", "--outdir=out", "--data=lost", "--cfg=ssn"], "--data: "),
     (["dance"], "No such command 'dance'."),
     (["--no-such-option"], "No such option"),
     (["transfer"], "Missing argument 'IN'."),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_writes_nothing(args, message, stylegan2, tmp_path, monkeypatch):
+    assert_one_line(args, message, stylegan2, tmp_path, monkeypatch)
+
+
+def assert_one_line(args, message, stylegan2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     result = run(*[arg.replace("{net}", str(stylegan2)) for arg in args])
@@ -148,7 +169,7 @@ def test_an_error_is_one_line_and_writes_nothing(args, message, stylegan2, tmp_p
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1,5-7,6", [1, 5, 6, 7]), ("0-2", [0, 1, 2])])
 def test_seed_lists_mix_numbers_and_ranges(text, seeds):
-    assert cli.parse_seeds(text) == seeds
+    assert commands.parse_seeds(text) == seeds
 
 
 def test_help_names_the_commands_without_loading_torch(tmp_path):

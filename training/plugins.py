@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-PLUGINS = ("ssn_plugin",)
+PLUGINS: tuple[str, ...] = ("ssn_plugin",)
+
+# Network classes of plugins, and the modules that define them. A missing plugin is no error until a file needs it.
+NETWORK_CLASSES = {"SSNGenerator": "ssn_plugin.networks"}
 
 
 def import_plugins() -> None:

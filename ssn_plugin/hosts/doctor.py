@@ -145,8 +145,7 @@ def check_host() -> Finding:
             "host", f"{os.getcwd()} lacks {', '.join(missing)}",
             "change to a StyleGAN2-ADA checkout, the folder that holds train.py and legacy.py", is_problem=True,
         )
-    kind = "the host of this project" if host.knows_plugins() else "another StyleGAN2-ADA host"
-    return Finding("host", f"{kind} in {os.getcwd()}")
+    return Finding("host", f"{host.current().DESCRIPTION} in {os.getcwd()}")
 
 
 def check_devices(plan: Plan) -> Iterator[Finding]:
@@ -252,10 +251,12 @@ def check_training(plan: Plan) -> Iterator[Finding]:
 
 def training_arguments(plan: Plan) -> dict[str, Any]:
     """The arguments of the training loop that the host's train.py makes of the plan, with a black image as the data."""
+    from ssn_plugin.hosts import launch  # needs a host, which `examine` has looked for
+
     with tempfile.TemporaryDirectory() as folder:
         Image.new("RGB", (plan.width, plan.height)).save(os.path.join(folder, "0.png"))
         try:
-            return host.training_arguments(dict(plan.options, data=folder))
+            return launch.training_arguments(dict(plan.options, data=folder))
         except ValueError as err:  # what is wrong with the image is wrong with the size that was asked for
             message = str(err).replace("--data", "--resolution").replace(f"{folder}: ", "")
             raise ValueError(message) from err
@@ -324,7 +325,7 @@ def check_shared_memory(plan: Plan, batch_size: int) -> Iterator[Finding]:
 
 def check_cache() -> Iterator[Finding]:
     """Is there a place for downloads and for statistics of data sets?"""
-    if host.missing("dnnlib"):
+    if host.missing():
         return
     import dnnlib
 
@@ -340,21 +341,17 @@ def check_cache() -> Iterator[Finding]:
 
 def check_detectors() -> Iterator[Finding]:
     """The feature detectors of the standard metrics."""
-    if host.missing("dnnlib"):
+    if host.missing():
         return
     absent = []
     for url, metrics in DETECTORS.items():
-        path = host.find_detector(url)
+        path = host.current().find_detector(url)
         if path is None:
             absent.append(f"{url.split('/')[-1]} ({metrics})")
         else:
             yield Finding("detector", f"{path} ({metrics})")
-    advice = "downloaded at the first use"
-    if host.knows_plugins():
-        advice += "; without a network put them into a folder and name it in DNNLIB_DETECTORS, or use metrics that " \
-                  "need none: rfid5k_full, rkid5k_full, swd5k_full"
     if absent:
-        yield Finding("detectors", f"not on this machine: {', '.join(absent)}", advice)
+        yield Finding("detectors", f"not on this machine: {', '.join(absent)}", host.current().detector_advice())
 
 
 def check_optional_libraries() -> Iterator[Finding]:

@@ -1,13 +1,10 @@
-"""Errors of the user in one line: by the rules of this project's host, or in another host by the gist of them."""
+"""Errors of the user in one line, for hosts that have no `training.cli`."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
@@ -18,16 +15,9 @@ class OneLineError(click.ClickException):
     exit_code = 2
 
 
-def one_line_errors() -> contextlib.AbstractContextManager[None]:
-    """A context that turns what a user can get wrong into one line and exit code 2."""
-    if importlib.util.find_spec("training") and importlib.util.find_spec("training.cli"):
-        cli: Any = importlib.import_module("training.cli")
-        return cli.one_line_errors()
-    return _plain_errors()
-
-
 @contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
+    """Raise wrong usage, ValueError and OSError as `OneLineError`; DNNLIB_TRACEBACK=1 lets them pass unchanged."""
     if os.environ.get("DNNLIB_TRACEBACK") == "1":
         yield
         return
@@ -41,9 +31,3 @@ def _plain_errors() -> Iterator[None]:
         raise
     except (OSError, ValueError) as err:
         raise OneLineError(" ".join(str(err).split()) or type(err).__name__) from err
-
-
-def keep_freed_memory() -> None:
-    """Let the process reuse its memory, which is faster, where the host knows how to."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("torch_utils.allocator").keep_freed_memory()

@@ -1,7 +1,7 @@
-"""`train --cfg=ssn` in a host whose train.py knows nothing of plugins.
+"""`train --cfg=ssn` in a host whose train.py takes no further cfgs.
 
 Keeps that host's options and leaves its files alone: wraps `train.setup_training_loop_kwargs`, edits the tree of
-options, and calls `training.training_loop.training_loop` in as many processes as there are GPUs.
+options, and calls `training.training_loop.training_loop`, in one process for each GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +28,27 @@ Examples:
   python -m ssn_plugin train --outdir=training-runs --data=castles.zip --cfg=auto --mirror=1 --dry-run
 """
 TRANSFERRED = "transferred.pkl"  # in the run's folder: the SSN that a StyleGAN2 given with --resume became
+
+
+def train_command() -> click.Command:
+    """The train command of a host that does not take further cfgs, with `--cfg=ssn`."""
+    import ssn_plugin.metrics  # noqa: F401  registers them: the host checks the names of --metrics
+    import train
+
+    return extended_command(train)
+
+
+def training_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What the host's train.py makes of its options, by keyword: the arguments of the training loop.
+
+    Raises ValueError for options that cannot be honoured.
+    """
+    adapter = host.require(*host.TRAIN_MODULES)
+    import train
+
+    if adapter.TAKES_CFGS:
+        return train.setup_training_loop_kwargs(**options)[1]
+    return plan(train, options, given={})[1]
 
 
 def extended_command(train: ModuleType) -> click.Command:
@@ -87,7 +108,7 @@ def plan(train: Any, options: dict[str, Any], given: dict[str, Any]) -> tuple[st
     if options.get("gamma") is None:
         args["loss_kwargs"]["r1_gamma"] = config.R1_GAMMA
     resume = args.get("resume_pkl")
-    networks = None if resume is None else host.load_networks(resume, trust=args.get("trust_pickle", False))
+    networks = None if resume is None else host.current().load_networks(resume, trust=args.get("trust_pickle", False))
     args, parts = config.apply_options(args, given, networks=networks, preset=PRESETS[cfg])
     # The data set's name may hold the same letters, but nothing that follows the cfg's does.
     before, _, after = desc.rpartition(f"auto{args['num_gpus']}")
@@ -130,7 +151,7 @@ def transfer_before_start(args: dict[str, Any]) -> tuple[dict[str, Any], list[st
         return args, []
     import dnnlib
 
-    networks = host.load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
+    networks = host.current().load_networks(args["resume_pkl"], trust=args.get("trust_pickle", False))
     dataset = dnnlib.util.construct_class_by_name(**args["training_set_kwargs"])
     channels, height, width = dataset.image_shape
     size = height if height == width else [height, width]
@@ -143,13 +164,14 @@ def transfer_before_start(args: dict[str, Any]) -> tuple[dict[str, Any], list[st
     if differences is None:
         return args, []
     path = os.path.join(args["run_dir"], TRANSFERRED)
-    host.save_networks({**networks, **run}, path)
+    host.current().save_networks({**networks, **run}, path)
     return dict(args, resume_pkl=path), [f"Transferred from {args['resume_pkl']} to {path}:", *differences]
 
 
 def train_process(rank: int, args: dict[str, Any]) -> None:
     """The run in one process."""
     import dnnlib
+    import ssn_plugin.metrics  # noqa: F401  registers them in this process
     from torch_utils import custom_ops
     from training import training_loop
 

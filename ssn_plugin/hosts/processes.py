@@ -1,4 +1,4 @@
-"""Work in one process or, for several GPUs, in one process each."""
+"""Work in one process or, for several GPUs, in one process each, in a host that has no `training.run.processes`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from ssn_plugin.hosts import host
 
 Job = Callable[[int, dict[str, Any]], None]  # (rank, arguments)
 
@@ -23,7 +21,8 @@ def check_number(num_processes: int) -> None:
 def run_processes(job: Job, num_processes: int, arguments: dict[str, Any]) -> None:
     """Call `job(rank, arguments)` in as many processes, connected by torch.distributed; here if it is one.
 
-    job: a function at the top of its module. Raises ValueError with the last line of an error in another process.
+    job: a function at the top of its module. A fresh process knows nothing of the plugin: the job registers first what
+    it needs. Raises ValueError with the last line of an error in another process.
     """
     if num_processes == 1:
         _run(0, job, 1, None, arguments)
@@ -44,7 +43,6 @@ def device_of(rank: int) -> torch.device:
 def _run(rank: int, job: Job, num_processes: int, rendezvous: str | None, arguments: dict[str, Any]) -> None:
     from torch_utils import training_stats
 
-    host.register()  # a fresh process knows nothing of the plugin
     if rendezvous is None:
         training_stats.init_multiprocessing(rank=0, sync_device=None)
         job(0, arguments)

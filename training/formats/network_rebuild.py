@@ -19,12 +19,12 @@ import torch
 
 from dnnlib.util import printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
+from training import plugins
 
-# Where a class of this name is defined here. A missing package (the plugin) is no error until a file asks for it.
+# Where a class of this name is defined here; `training.plugins` names those of plugins.
 KNOWN_CLASSES = {
     "Generator": "training.networks",
     "Discriminator": "training.networks",
-    "SSNGenerator": "ssn_plugin.networks",
     "AugmentPipe": "training.augment",
 }
 
@@ -84,14 +84,15 @@ def build_module(
 
 def find_class(name: str) -> type[torch.nn.Module]:
     """The class of this code base that networks of class `name` are rebuilt with. Raises `RefusedPickle`."""
+    module = {**plugins.NETWORK_CLASSES, **KNOWN_CLASSES}.get(name)
+    if module is None:
+        raise RefusedPickle([f"the embedded class {name}"])
     try:
-        return getattr(importlib.import_module(KNOWN_CLASSES[name]), name)
-    except KeyError:
-        raise RefusedPickle([f"the embedded class {name}"]) from None
+        return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name not in (KNOWN_CLASSES[name], KNOWN_CLASSES[name].split(".")[0]):
+        if error.name not in (module, module.split(".")[0]):
             raise
-        raise RefusedPickle([f"the embedded class {name} ({KNOWN_CLASSES[name]} is not installed)"]) from None
+        raise RefusedPickle([f"the embedded class {name} ({module} is not installed)"]) from None
 
 
 def plain_data(value: Any, what: str, max_integer: int = MAX_PLAIN_INTEGER) -> Any:
