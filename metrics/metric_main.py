@@ -38,7 +38,8 @@ FamilyFn = Callable[..., dict[str, float]]
 
 COUNT = r"(?P<count>\d+(?:\.\d+)?k|\d+)"   # a sample count in names: 500, 5k, 2.5k
 
-EXTRA_NAMES = ("rfid5k_full", "rkid5k_full", "swd5k_full", "ls200k")   # examples of families without a fixed name
+# Examples of families without a fixed name.
+EXTRA_NAMES = ("rfid5k_full", "rkid5k_full", "fid_lite5k_full", "kid_lite5k_full", "swd5k_full", "ls200k")
 
 _metrics: dict[str, MetricFn] = {}
 _families: list[tuple[re.Pattern, FamilyFn]] = []
@@ -185,6 +186,7 @@ def report_metric(
 
 register_detector(r"(fid|kid|is)\d.*", detectors.INCEPTION_URL)
 register_detector(r"(pr\d|ppl[\d_]).*", detectors.VGG16_URL)
+register_detector(r"(fid|kid)_lite\d.*", detectors.EFFICIENTNET_URL)
 
 
 # Recommended metrics: all real images against 50,000 generated ones
@@ -280,6 +282,19 @@ def kid_n(opts, name, count, kind, full):
     """Kernel distance; `rkid` in the features of a random VGG16."""
     url = detectors.RANDOM_VGG16_URL if kind else detectors.INCEPTION_URL
     return _kid(opts, name, 1_000_000 if full else count, count, **_full_set(full), detector_url=url)
+
+
+@register_family(rf"fid_lite{COUNT}(?P<full>_full)?")
+def fid_lite_n(opts, name, count, full):
+    """Frechet distance in the features of EfficientNet-Lite0."""
+    return _fid(opts, name, None if full else count, count, **_full_set(full), detector_url=detectors.EFFICIENTNET_URL)
+
+
+@register_family(rf"kid_lite{COUNT}(?P<full>_full)?")
+def kid_lite_n(opts, name, count, full):
+    """Kernel distance in the features of EfficientNet-Lite0."""
+    real = 1_000_000 if full else count
+    return _kid(opts, name, real, count, **_full_set(full), detector_url=detectors.EFFICIENTNET_URL)
 
 
 @register_family(r"pr(?P<count>\d+(?:\.\d+)?k)(?P<nhood>\d+)(?P<full>_full)?")

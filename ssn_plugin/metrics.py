@@ -44,7 +44,8 @@ from ssn_plugin.pixels import to_three_channels, to_uint8
 DETECTORS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 INCEPTION_URL = DETECTORS + "inception-2015-12-05.pt"
 VGG16_URL = DETECTORS + "vgg16.pt"
-RANDOM_VGG16_URL = "builtin:random-vgg16-seed0"   # of this project's host
+RANDOM_VGG16_URL = "builtin:random-vgg16-seed0"   # of this project's host, as the next one
+STLPIPS_URL = "package:stlpips-pytorch"
 
 Detector = Callable[..., torch.Tensor]   # images [N, 3, H, W] in 0..255 -> [N, F]
 
@@ -74,10 +75,10 @@ def save_leak_matrix(leak: LeakMatrix, grid: Sequence[int], path: str, note: str
     save_png(draw_leak_map(leak.mean, grid, note), f"{path}.png")
 
 
-def lpips_metric(opts: Any, name: str, count: int) -> dict[str, float]:
+def lpips_metric(opts: Any, name: str, count: int, detector_url: str = VGG16_URL) -> dict[str, float]:
     """Perceptual change outside and inside the redrawn block."""
     sampling = _of_pairs(opts, count)
-    return _flatten(name, lpips_statistics(opts.G, count, _load_detector(opts, VGG16_URL), **sampling))
+    return _flatten(name, lpips_statistics(opts.G, count, _load_detector(opts, detector_url), **sampling))
 
 
 def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INCEPTION_URL) -> dict[str, float]:
@@ -223,6 +224,9 @@ def register_all() -> None:
         metric_main.register_family(prefix + metric_main.COUNT)(compute)
     random_features = functools.partial(consistency_metric, detector_url=RANDOM_VGG16_URL)
     metric_main.register_family("ssn_rconsistency" + metric_main.COUNT)(random_features)
+    shift_tolerant = functools.partial(lpips_metric, detector_url=STLPIPS_URL)
+    metric_main.register_family("ssn_stlpips" + metric_main.COUNT)(shift_tolerant)
+    metric_main.register_detector(r"ssn_stlpips\d.*", STLPIPS_URL)
     metric_main.register_detector(r"ssn_lpips\d.*", VGG16_URL)
     metric_main.register_detector(r"ssn_consistency\d.*", INCEPTION_URL)
 
