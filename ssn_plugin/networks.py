@@ -5,103 +5,79 @@ Hong, Arjovsky, Barnhart, Thompson 2020, "Low Distortion Block-Resampling with S
 network, and the resulting grid of styles becomes a style map that modulates every convolution differently at every
 position. To the host it looks like an ordinary StyleGAN2 generator with a long flat latent.
 
+First the convolution and what it is made of, then the layers, then the network. Every operation is spelled out here in
+plain tensor code, which is what it means; `ops` holds the same operations in a faster form where the host has one.
+
 The text of this file travels inside every snapshot and is executed alone when a checkout without the plugin opens it,
 so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
 
 Letters in shapes: N batch, R S grid rows and columns, B blocks (R*S, summed over the grids where there are several),
-L layers (num_ws), I/O channels in and out, H W pixels, k kernel, r resolution at which a layer's style map is computed.
-A resolution is one number where images are square, and [height, width] where they are not.
+L layers (num_ws), I/O/C channels in, out and in general, H W pixels, k kernel, r side of a style map.
+A resolution is in pixels: one number where images are square, [height, width] where they are not. A level is the number
+in the name of a block or a style map, a power of two: the resolution it has in square images.
 """
 
 from __future__ import annotations
+
+import sys
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from torch_utils import misc, persistence
-from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_gradfix, conv2d_resample, upfirdn2d
 
-SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
-STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
-LARGE = 2**22                    # from so many numbers on activations do not stay in any cache
+try:
+    from torch_utils.ops import modulation as ops
+except ImportError:                  # another host: its operations are the functions of this file
+    ops = sys.modules[__name__]
 
-bilinear_matrices: dict = {}     # those that bilinear_matrix has made
-
-
-def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
-    """Scale x so that its mean square along `dim` is one."""
-    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+SQRT_HALF = float(np.sqrt(0.5))      # weight of each branch of a residual sum, which keeps the variance
 
 
-def resize(x: torch.Tensor, size) -> torch.Tensor:
-    """Map [N, C, r, r'] to [N, C, *size]: bilinear with half-pixel centres upwards, area average downwards.
+class Epilogue(NamedTuple):
+    """What follows a convolution: activation(y + bias) * gain, clamped."""
 
-    A single cell stays a single cell: it broadcasts against any size.
+    bias: torch.Tensor | None = None  # [O]
+    activation: str = "linear"        # key of bias_act.activation_funcs
+    gain: float = 1                   # positive factor on the activation
+    clamp: float | None = None        # bound on the magnitude of the result; None: unbounded
+
+
+IDENTITY = Epilogue()
+
+
+def spatially_modulated_conv2d(
+    x: torch.Tensor,              # [N, I, H, W]  activations
+    weight: torch.Tensor,         # [O, I, k, k]  kernel shared by the batch and by all positions
+    styles: torch.Tensor,         # [N, I, r, r]  scale of each channel, resized to the image; [2N, ...] with a mask
+    noise=None,                   # broadcastable to the output, added after demodulation
+    up: int = 1,                  # integer factor
+    resample_filter=None,         # low-pass filter of the up-sampling
+    demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
+    epilogue: Epilogue = IDENTITY,
+    mask=None,                    # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
+    overwrite: bool = False,      # may x be changed?
+) -> torch.Tensor:                # [N, O, H*up, W*up]
+    """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
+
+    y = W * (s . x) / sqrt(W^2 * s^2 + eps) (Hong et al. 2020, Eqs. 1 and 12-14). Unlike StyleGAN2's modulation this
+    cannot be folded into the kernel, but one kernel serves the whole batch. The deviation is computed at the input
+    resolution (exact) or at that of the style map (otherwise) and interpolated to the output.
     """
-    size = tuple(size)
-    if tuple(x.shape[2:]) in ((1, 1), size):
-        return x
-    if x.shape[2] > size[0] or x.shape[3] > size[1]:
-        x = F.adaptive_avg_pool2d(x, (min(x.shape[2], size[0]), min(x.shape[3], size[1])))
-        return x if tuple(x.shape[2:]) == size else resize(x, size)
-    return enlarge(x, size)
-
-
-def enlarge(x: torch.Tensor, size) -> torch.Tensor:
-    """F.interpolate of [N, C, r, r'] to [N, C, *size], bilinear, as two matrix products, in the layout of x.
-
-    On a GPU torch's own kernel takes ten times longer, and its derivative adds up in an order that changes.
-    """
-    rows, cols = (bilinear_matrix(a, b, x) for a, b in zip(x.shape[2:], size))
-    return apply_to_axes(x, rows, cols)
-
-
-def apply_to_axes(x: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
-    """rows @ x @ cols^T for every channel, in the layout of x: [N, C, h, w], [H, h], [W, w] -> [N, C, H, W]"""
-    if memory_format_of(x) == torch.channels_last:
-        return apply_to_rows(apply_to_cols(x, cols), rows)
-    return F.linear(F.linear(x.transpose(2, 3), rows).transpose(2, 3), cols)
-
-
-def apply_to_rows(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Apply [H, h] along the height, with the channels last: [N, C, h, w] -> [N, C, H, w]"""
-    n, c, h, w = x.shape
-    y = matrix.expand(n, -1, -1).bmm(x.permute(0, 2, 3, 1).reshape(n, h, w * c))
-    return y.reshape(n, -1, w, c).permute(0, 3, 1, 2)
-
-
-def apply_to_cols(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Apply [W, w] along the width, with the channels last: [N, C, h, w] -> [N, C, h, W]"""
-    n, c, h, w = x.shape
-    y = matrix.expand(n * h, -1, -1).bmm(x.permute(0, 2, 3, 1).reshape(n * h, w, c))
-    return y.reshape(n, h, -1, c).permute(0, 3, 1, 2)
-
-
-def bilinear_matrix(num_in: int, num_out: int, like: torch.Tensor) -> torch.Tensor:
-    """Bilinear enlargement of one axis with half-pixel centres, as a matrix [num_out, num_in]; made only once."""
-    key = (num_in, num_out, like.dtype, like.device)
-    if key not in bilinear_matrices:
-        with torch.inference_mode(False), torch.no_grad():
-            places = (torch.arange(num_out, dtype=torch.float64) + 0.5) * (num_in / num_out) - 0.5
-            distances = places.clamp(0, num_in - 1)[:, None] - torch.arange(num_in)
-            bilinear_matrices[key] = (1 - distances.abs()).clamp(min=0).to(like)
-    return bilinear_matrices[key]
-
-
-def memory_format_of(x: torch.Tensor) -> torch.memory_format:
-    """Layout of an activation tensor, for tensors that will be multiplied with it."""
-    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if is_last else torch.contiguous_format
-
-
-def map_channels(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Apply a 1x1 kernel as a matrix product, in the layout of x: [N, I, H, W], [O, I] -> [N, O, H, W]"""
-    n, i, h, w = x.shape
-    if memory_format_of(x) == torch.channels_last:
-        y = x.permute(0, 2, 3, 1).reshape(n * h * w, i) @ matrix.t()
-        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
-    return (matrix @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
+    if demodulation == "none":
+        y = ops.modulate_and_convolve(x, styles, weight, mask, up, resample_filter, overwrite)
+        return ops.finish(y, None, noise, epilogue, mask)
+    if x.dtype == torch.float16:
+        weight, styles = limit_range(weight, styles, mask)
+    before, epilogue = split_gain(epilogue)
+    noise = None if noise is None else noise * before
+    at_layer = ops.resize(styles, x.shape[2:]) if demodulation == "exact" else styles
+    demod = style_gain(at_layer, weight, demodulation) * before                               # [N, O, r, r]
+    y = ops.modulate_and_convolve(x, styles, weight, mask, up, resample_filter, overwrite)    # W * (s . x)
+    return ops.finish(y, demod, noise, epilogue, mask)
 
 
 def style_gain(
@@ -128,241 +104,111 @@ def style_gain(
     if method == "averaged":
         energy = F.avg_pool2d(F.pad(energy, [pad] * 4, mode="replicate"), weight.shape[-1], stride=1)
     kernel = (kernel.reshape(-1, taps) @ kernel.new_ones([taps])).reshape(weight.shape[:2])  # twice as fast as a sum
-    return (map_channels(energy, kernel) + eps).rsqrt()
+    return (ops.map_channels(energy, kernel) + eps).rsqrt()
 
 
-def spatially_modulated_conv2d(
-    x: torch.Tensor,           # [N, I, H, W]  activations
-    weight: torch.Tensor,      # [O, I, k, k]  kernel shared by the batch and by all positions
-    styles: torch.Tensor,      # [N, I, r, r]  scale of each channel, resized to the image; [2N, ...] with a mask
-    noise=None,                # broadcastable to the output, added after demodulation
-    up: int = 1,               # integer factor
-    resample_filter=None,      # low-pass filter of the up-sampling
-    demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
-    mask=None,                 # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
-    overwrite: bool = False,   # may x be changed?
-    bias=None,                 # [O], added before the activation
-    activation: str = "linear",
-    gain: float = 1,           # factor on the activation
-    clamp=None,                # bound on the magnitude of the result; None: unbounded
-) -> torch.Tensor:             # [N, O, H*up, W*up]
-    """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
+def limit_range(weight: torch.Tensor, styles: torch.Tensor, mask=None) -> tuple:
+    """Scale kernel and styles so that sums of their products with activations fit float16; demodulation cancels it.
 
-    y = W * (s . x) / sqrt(W^2 * s^2 + eps) (Hong et al. 2020, Eqs. 1 and 12-14). Unlike StyleGAN2's modulation this
-    cannot be folded into the kernel, but one kernel serves the whole batch. The deviation is computed at the input
-    resolution (exact) or at that of the style map (otherwise) and interpolated to the output.
+    Styles that a mask will mix need one factor for both halves: it must not change from pixel to pixel under a kernel.
     """
+    weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
+    largest = styles.abs().amax(dim=[1, 2, 3], keepdim=True)
+    if mask is not None:
+        largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
+    return weight, styles / largest
+
+
+def split_gain(epilogue: Epilogue) -> tuple:
+    """A factor that everything before the activation is to take, and the epilogue that remains to be done then.
+
+    The factor is the gain where the activation lets it pass: there it can join the kernel or another factor, and costs
+    no pass over the activations.
+    """
+    if bias_act.activation_funcs[epilogue.activation].has_2nd_grad:  # neither linear nor relu nor lrelu
+        return 1, epilogue
+    bias = None if epilogue.bias is None else epilogue.bias * epilogue.gain
+    return epilogue.gain, epilogue._replace(bias=bias, gain=1)
+
+
+# The operations, in plain form. The layers call them through `ops`.
+
+
+def modulate_and_convolve(x, styles, weight, mask=None, up=1, resample_filter=None, overwrite=False):
+    """W * (s . x), enlarged by `up`. Arguments as of spatially_modulated_conv2d; [N, I, H, W] -> [N, O, H*up, W*up]"""
+    return conv2d_resample.conv2d_resample(
+        x=x * spread(styles, x, mask), w=weight.to(x.dtype), f=resample_filter, up=up, padding=weight.shape[2] // 2,
+        flip_weight=up == 1,
+    )
+
+
+def finish(y, scale=None, noise=None, epilogue=IDENTITY, mask=None):
+    """activation(y * scale + noise + bias) * gain, clamped: [N, C, H, W] -> [N, C, H, W]
+
+    scale: [N, C, r, r], resized to the image; [2N, ...] with a mask.  noise: broadcastable to y.  Each may be None.
+    """
+    y = y if scale is None else y * spread(scale, y, mask)
+    y = y if noise is None else y + noise.to(y.dtype)
+    bias = None if epilogue.bias is None else epilogue.bias.to(y.dtype)
+    return bias_act.bias_act(y, bias, act=epilogue.activation, gain=epilogue.gain, clamp=epilogue.clamp)
+
+
+def spread(values: torch.Tensor, x: torch.Tensor, mask=None) -> torch.Tensor:
+    """Resize [N, C, r, r] to x [N, C, H, W]; with a mask, mix the two halves of [2N, C, r, r]."""
     size = x.shape[2:]
-    demod = None
-    if demodulation != "none":
-        if x.dtype == torch.float16:
-            # Both factors cancel in the demodulation; without them float16 sums overflow. Styles that a mask will mix
-            # need one factor, or it would differ from pixel to pixel under the kernel.
-            weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
-            largest = styles.abs().amax(dim=[1, 2, 3], keepdim=True)
-            if mask is not None:
-                largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
-            styles = styles / largest
-        at_layer = resize(styles, size) if demodulation == "exact" else styles
-        before, gain = split_gain(activation, gain)
-        noise, bias = (None if tensor is None else tensor * before for tensor in (noise, bias))
-        demod = style_gain(at_layer, weight, demodulation) * before
-        demod = SpreadMap(demod, x, [length * up for length in size], mask)
-    scale, weight = SpreadMap(styles, x, size, mask), weight.to(x.dtype)
-    if weight.shape[2:] == (1, 1) and up == 1:
-        x = modulate_and_map(x, scale, weight[:, :, 0, 0])
-    else:
-        x = conv2d_resample.conv2d_resample(
-            x=modulate(x, scale, overwrite), w=weight, f=resample_filter, up=up, padding=weight.shape[2] // 2,
-            flip_weight=up == 1,
-        )
-    return finish(x, demod, None if noise is None else noise.to(x.dtype), bias, activation, gain, clamp)
+    if mask is None:
+        return resize(values.to(x.dtype), size)
+    first, second = resize(values.to(x.dtype), size).chunk(2)
+    return first.lerp(second, resize(mask.to(x.dtype), size))
 
 
-class SpreadMap:
-    """A map of factors [N, C, r, r] enlarged to an image, as a whole or strip by strip."""
+def resize(x: torch.Tensor, size) -> torch.Tensor:
+    """Map [N, C, r, r'] to [N, C, *size]: bilinear with half-pixel centres upwards, area average downwards.
 
-    def __init__(
-        self,
-        values,      # [N, C, r, r]; [2N, C, r, r] with a mask
-        like,        # activations, whose dtype and layout the map takes
-        size,        # [H, W]
-        mask=None,   # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the values
-    ):
-        values = values.to(dtype=like.dtype, memory_format=memory_format_of(like))
-        self.size = tuple(size)
-        self.parts = (values,) if mask is None else values.chunk(2)
-        self.mask = None if mask is None else resize(mask.to(like.dtype), size).expand(len(like), -1, -1, -1)
-        self._tall = None  # the parts enlarged along the height, [N, C, H, r]
-
-    def times(self, x, noise=None):
-        """x [N, C, H, W] times the map, plus noise that broadcasts against it."""
-        values = self.parts[0]
-        is_enlarged = all(1 < a <= b for a, b in zip(values.shape[2:], self.size))
-        if x.device.type == "cpu" and x.numel() >= LARGE and self.mask is None and is_enlarged:
-            return MultiplySpread.apply(x, values, noise)
-        return x * self.whole() if noise is None else fma.fma(x, self.whole(), noise)
-
-    def whole(self):
-        """[N, C, H, W]; [N, C, 1, 1] where one value serves the whole image."""
-        parts = [resize(part, self.size) for part in self.parts]
-        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask)
-
-    def strip(self, index):
-        """What `whole()[index]` would be, for an index of `strips`."""
-        if index is Ellipsis:
-            return self.whole()
-        if self.parts[0].shape[2:] == (1, 1):
-            parts = [part[index[0]] for part in self.parts]
-        else:
-            height, width = self.size
-            if self._tall is None:
-                parts = [resize(part, [min(a, b) for a, b in zip(part.shape[2:], self.size)]) for part in self.parts]
-                self._tall = [apply_to_rows(part, bilinear_matrix(part.shape[2], height, part)) for part in parts]
-            parts = [part[index] for part in self._tall]
-            parts = [apply_to_cols(part, bilinear_matrix(part.shape[3], width, part)) for part in parts]
-        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask[index])
-
-
-class MultiplySpread(torch.autograd.Function):
-    """x * enlarge(values) + noise: [N, C, H, W], [N, C, r, r], noise that broadcasts or None -> [N, C, H, W]
-
-    Autograd would keep the enlarged map for the derivative and write another one there. Here neither exists as a whole,
-    which saves the time of both where memory is the limit. With `SpreadGradient` it has derivatives of all orders.
+    A single cell stays a single cell: it broadcasts against any size.
     """
-
-    @staticmethod
-    def forward(ctx, x, values, noise):
-        ctx.save_for_backward(x, values)
-        ctx.noise_shape = None if noise is None else noise.shape
-        spread, y = SpreadMap(values, x, x.shape[2:]), torch.empty_like(x)
-        noise = None if noise is None else noise.expand(len(x), 1, *x.shape[2:])
-        for index in strips(x):
-            if noise is None:
-                torch.mul(x[index], spread.strip(index), out=y[index])
-            else:
-                torch.addcmul(noise[index], x[index], spread.strip(index), out=y[index])
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, values = ctx.saved_tensors
-        grad_x = grad_values = grad_noise = None
-        if ctx.needs_input_grad[0]:
-            grad_x = MultiplySpread.apply(grad, values, None)
-        if ctx.needs_input_grad[1]:
-            grad_values = SpreadGradient.apply(grad, x, values.shape[2:])
-        if ctx.needs_input_grad[2]:
-            grad_noise = grad.sum_to_size(ctx.noise_shape)
-        return grad_x, grad_values, grad_noise
+    if x.shape[2:] == (1, 1):
+        return x
+    x = F.adaptive_avg_pool2d(x, [min(a, b) for a, b in zip(x.shape[2:], size)])
+    # As matrices: on a GPU F.interpolate takes ten times longer, and its derivative adds up in an order that changes.
+    rows, cols = (
+        misc.constant(bilinear_matrix(a, b), dtype=x.dtype, device=x.device) for a, b in zip(x.shape[2:], size)
+    )
+    return F.linear(F.linear(x.transpose(2, 3), rows).transpose(2, 3), cols)
 
 
-class SpreadGradient(torch.autograd.Function):
-    """Transpose of `enlarge`, applied to a * b: [N, C, H, W] twice -> [N, C, *size]"""
-
-    @staticmethod
-    def forward(ctx, a, b, size):
-        ctx.save_for_backward(a, b)
-        rows, cols = (bilinear_matrix(r, length, a).t() for r, length in zip(size, a.shape[2:]))
-        indices = strips(a)
-        if indices == [Ellipsis]:
-            return apply_to_axes(a * b, rows, cols)
-        tall = a.new_empty([*a.shape[:3], size[1]]).contiguous(memory_format=torch.channels_last)
-        for index in indices:
-            tall[index] = apply_to_cols(a[index] * b[index], cols)
-        return apply_to_rows(tall, rows)
-
-    @staticmethod
-    def backward(ctx, grad):
-        a, b = ctx.saved_tensors
-        grad_a = MultiplySpread.apply(b, grad, None) if ctx.needs_input_grad[0] else None
-        grad_b = MultiplySpread.apply(a, grad, None) if ctx.needs_input_grad[1] else None
-        return grad_a, grad_b, None
+def bilinear_matrix(num_in: int, num_out: int) -> np.ndarray:
+    """Bilinear enlargement of one axis with half-pixel centres, as a matrix [num_out, num_in]."""
+    places = ((np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5).clip(0, num_in - 1)
+    return (1 - np.abs(places[:, None] - np.arange(num_in))).clip(0)
 
 
-def strips(x: torch.Tensor) -> list:
-    """Indices of the strips, a few samples or a few rows of one, into which activations [N, C, H, W] are cut.
+def map_channels(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Apply a 1x1 kernel to every position: [N, I, H, W], [O, I] -> [N, O, H, W]"""
+    return conv2d_gradfix.conv2d(x, matrix[:, :, None, None])
 
-    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits, in its
-    layout, and only where autograd does not record every strip; elsewhere the only strip is everything.
+
+def depthwise_conv2d(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Convolve each channel of [N, C, H, W] with its kernel of [C, 1, k, k], k odd. [N, C, H, W]
+
+    As a sum over shifts: second derivatives of a convolution in groups take several convolutions for each group.
     """
-    n, c, h, w = x.shape
-    size = STRIP * torch.get_num_threads()
-    in_layout = x.device.type == "cpu" and memory_format_of(x) == torch.channels_last
-    if torch.is_grad_enabled() or not in_layout or x.numel() <= size:
-        return [Ellipsis]
-    samples, rows = max(size // (c * h * w), 1), min(max(size // (c * w), 1), h)
-    return [
-        (slice(i, i + samples), slice(None), slice(row, row + rows))
-        for i in range(0, n, samples) for row in range(0, h, rows)
-    ]
+    height, width = x.shape[2:]
+    k = weight.shape[-1]
+    x = F.pad(x, [k // 2] * 4)
+    shifts = [(i, j) for i in range(k) for j in range(k)]
+    return sum(x[:, :, i : i + height, j : j + width] * weight[:, :, i, j, None] for i, j in shifts)
 
 
-def modulate(x: torch.Tensor, scale: SpreadMap, overwrite: bool = False) -> torch.Tensor:
-    """x * scale; in the memory of x if that may be overwritten and autograd permits."""
-    if torch.is_grad_enabled():
-        return scale.times(x)
-    y = x if overwrite else torch.empty_like(x)
-    for index in strips(x):
-        torch.mul(x[index], scale.strip(index), out=y[index])
-    return y
+def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
+    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to."""
+    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
+    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
 
 
-def modulate_and_map(x: torch.Tensor, scale: SpreadMap, matrix: torch.Tensor) -> torch.Tensor:
-    """Apply a 1x1 kernel [O, I] to x * scale. [N, I, H, W] -> [N, O, H, W]"""
-    indices = strips(x)
-    if indices == [Ellipsis]:
-        return map_channels(modulate(x, scale), matrix)
-    y = torch.empty([len(x), len(matrix), *x.shape[2:]], dtype=x.dtype, device=x.device)
-    y = y.contiguous(memory_format=memory_format_of(x))
-    for index in indices:
-        y[index] = map_channels(x[index] * scale.strip(index), matrix)
-    return y
-
-
-def split_gain(activation: str, gain: float) -> tuple:
-    """Factors before and after an activation that amount to a positive gain of the result.
-
-    All of it goes before an activation that permits it: there it can join the kernel or another factor, and costs no
-    pass over the activations.
-    """
-    homogeneous = not bias_act.activation_funcs[activation].has_2nd_grad  # linear, relu and lrelu
-    return (gain, 1) if homogeneous else (1, gain)
-
-
-def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
-    """activation(y * scale + noise + bias) * gain, clamped; in the memory of y where autograd permits.
-
-    scale: SpreadMap.  noise: broadcastable to y [N, C, H, W].  bias: [C].  Each may be None.
-    """
-    bias = None if bias is None else bias.to(y.dtype)
-    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
-        if scale is not None:
-            y = scale.times(y, noise)
-        elif noise is not None:
-            y = y + noise
-        return bias_act.bias_act(y, bias, act=activation, gain=gain, clamp=clamp)
-    # gain * lrelu(y + bias) = lrelu(gain * y + gain * bias), the gain being positive
-    bias = bias[:, None, None] * gain
-    noise = None if noise is None else noise.expand(len(y), 1, *y.shape[2:])
-    for index in strips(y):
-        strip = y[index]
-        factor, addend = None if scale is None else scale.strip(index), None if noise is None else noise[index]
-        strip = scale_and_add_(strip, factor, addend)
-        torch.add(bias, strip, alpha=gain, out=strip)
-        F.leaky_relu_(strip, bias_act.activation_funcs["lrelu"].def_alpha)
-        if clamp is not None:
-            strip.clamp_(-clamp, clamp)
-    return y
-
-
-def scale_and_add_(y: torch.Tensor, scale=None, noise=None) -> torch.Tensor:
-    """y * scale + noise, either of which may be None, in the memory of y."""
-    if scale is not None and noise is not None:
-        return torch.addcmul(noise, y, scale, out=y)
-    if scale is not None:
-        y.mul_(scale)
-    return y if noise is None else y.add_(noise)
+def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    """Scale x so that its mean square along `dim` is one."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
 
 
 def side_lengths(resolution) -> list:
@@ -370,23 +216,12 @@ def side_lengths(resolution) -> list:
     return list(resolution) if isinstance(resolution, (list, tuple)) else [resolution, resolution]
 
 
-def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
-    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
-
-    Processors convolve fastest in float32 with the channels last; half precision exists for accelerators.
-    """
-    if device.type == "cpu":
-        return dict(dtype=torch.float32, memory_format=torch.channels_last)
-    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
-    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
-
-
 def block_sizes(img_resolution) -> dict:
-    """Resolution of each block by the number in its name: {4: 4, 8: 8, ...} up to the image.
+    """Resolution of each block by its level: {4: 4, 8: 8, ...} up to the image.
 
     Square images grow from 4x4. Others grow from the smallest grid of their shape that has at least four cells along
     each side: [64, 96] is {4: [4, 6], 8: [8, 12], 16: [16, 24], 32: [32, 48], 64: [64, 96]}.
-    ValueError for a size that does not double so often.
+    ValueError for images that do not grow from such a grid by doubling.
     """
     height, width = (int(side) for side in side_lengths(img_resolution))
     if height == width:
@@ -402,7 +237,7 @@ def block_sizes(img_resolution) -> dict:
 
 
 def nominal_side(resolution) -> int:
-    """The power of two nearest to sqrt(H*W): a rectangle is dealt with as a square of this side is."""
+    """The power of two nearest to sqrt(H*W): a rectangle has the channels of a square of this side."""
     height, width = side_lengths(resolution)
     return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
 
@@ -412,32 +247,69 @@ def block_channels(resolution, channel_base: int, channel_max: int) -> int:
     return min(channel_base // nominal_side(resolution), channel_max)
 
 
-def default_style_resolution(block_grid, sizes: dict) -> int:
-    """Name of the block at whose size style maps end: 4 pixels along each side of a cell, and 16 in all.
+def uses_fp16(level: int, last: int, num_fp16_res: int) -> bool:
+    """Is this among the `num_fp16_res` highest levels? The lowest is never in half precision."""
+    return num_fp16_res > 0 and level >= max(2 * last // 2**num_fp16_res, 8)
+
+
+def default_style_level(block_grid, img_resolution) -> int:
+    """Level at which style maps stop growing: 4 pixels along each side of a cell, and 16 in all.
 
     But no more than a quarter of the image where that is 2 pixels along each side of a cell: the maps of a small image
-    would cost as much as its convolutions. 1 for a single cell.
-    sizes: see block_sizes. The last block where none is so large.
+    would cost as much as its convolutions. 1 for a single cell, the last level where none is fine enough.
     """
     rows, cols = (max(counts) for counts in zip(*block_grid))
     if rows == cols == 1:
         return 1
-    names = list(sizes)
+    sizes = block_sizes(img_resolution)
+    levels = list(sizes)
 
-    def first_block(least_height, least_width):
-        for name, resolution in sizes.items():
+    def first_level(least_height, least_width):
+        for level, resolution in sizes.items():
             height, width = side_lengths(resolution)
             if height >= least_height and width >= least_width:
-                return name
-        return names[-1]
+                return level
+        return levels[-1]
 
-    quarter = names[max(len(names) - 3, 0)]
-    return min(first_block(max(16, 4 * rows), max(16, 4 * cols)), max(quarter, first_block(2 * rows, 2 * cols)))
+    quarter = levels[max(len(levels) - 3, 0)]
+    return min(first_level(max(16, 4 * rows), max(16, 4 * cols)), max(quarter, first_level(2 * rows, 2 * cols)))
+
+
+class LayerPlan(NamedTuple):
+    """What a convolution of the network works with."""
+
+    resolution: object  # of its output and its noise
+    style_level: int    # of its style map
+    demodulation: str   # method of style_gain
+
+
+def plan_layers(block_grid, img_resolution, style_level: int, exact: bool = False) -> dict:
+    """The convolutions of every block: level -> list of LayerPlan.
+
+    A style map has the level of the convolution's input, but no more than `style_level`. Demodulation is exact where
+    neighbouring pixels belong to different blocks, or everywhere if asked, and factored beyond.
+    """
+    sizes = block_sizes(img_resolution)
+
+    def demodulation_at(level):
+        height, width = side_lengths(sizes[level])
+        if exact or any(height <= rows or width <= cols for rows, cols in block_grid):
+            return "exact"
+        return "averaged" if level <= style_level else "constant"
+
+    def plan_block(level):
+        inputs = [level // 2, level] if level // 2 in sizes else [level]  # the first convolution of a block enlarges
+        return [LayerPlan(sizes[level], min(source, style_level), demodulation_at(source)) for source in inputs]
+
+    return {level: plan_block(level) for level in sizes}
 
 
 @persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
-    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1). [N, in] -> [N, out]"""
+    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1). [N, in] -> [N, out]
+
+    That of StyleGAN2, always with a bias, which also serves as a 1x1 convolution.
+    """
 
     def __init__(
         self,
@@ -470,7 +342,10 @@ class FullyConnectedLayer(torch.nn.Module):
 
 @persistence.persistent_class
 class Conv2dLayer(torch.nn.Module):
-    """Convolution with equalised learning rate. [N, I, H, W] -> [N, O, H*up, W*up]"""
+    """Convolution with equalised learning rate. [N, I, H, W] -> [N, O, H*up, W*up]
+
+    That of StyleGAN2 without what only a discriminator needs: down-sampling, a clamp, frozen weights.
+    """
 
     def __init__(
         self,
@@ -493,13 +368,12 @@ class Conv2dLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels])) if bias else None
 
     def forward(self, x, gain=1):
-        before, after = split_gain(self.activation, self.act_gain * gain)
+        before, epilogue = split_gain(Epilogue(self.bias, self.activation, self.act_gain * gain))
         w = (self.weight * (self.weight_gain * before)).to(x.dtype)
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1
         )
-        bias = None if self.bias is None else (self.bias * before).to(x.dtype)
-        return bias_act.bias_act(x, bias, act=self.activation, gain=after)
+        return ops.finish(x, epilogue=epilogue)
 
 
 @persistence.persistent_class
@@ -580,35 +454,6 @@ class BlockMappingNetwork(torch.nn.Module):
         return w.reshape(-1, size, self.block_w_dim)
 
 
-class DepthwiseConv2d(torch.autograd.Function):
-    """Convolve every channel with a kernel of its own. [N, C, H, W], [C, 1, k, k'] -> [N, C, H', W']
-
-    Both derivatives are such convolutions again, so all orders are. Autograd's own second derivative of a convolution
-    in groups, which path length regularisation needs, takes several convolutions for each group: thousands.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, padding):
-        ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return F.conv2d(x, weight, padding=padding, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        n, c = x.shape[:2]
-        kernel = weight.shape[2:]
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            padding = [side - 1 - pad for side, pad in zip(kernel, ctx.padding)]
-            grad_x = DepthwiseConv2d.apply(grad, weight.flip([2, 3]), padding)
-        if ctx.needs_input_grad[1] and not conv2d_gradfix.weight_gradients_disabled:
-            # Each channel of each sample convolved with its gradient.
-            maps, kernels = x.reshape(1, n * c, *x.shape[2:]), grad.reshape(n * c, 1, *grad.shape[2:])
-            grad_weight = DepthwiseConv2d.apply(maps, kernels, ctx.padding).reshape(n, c, 1, *kernel).sum(dim=0)
-        return grad_x, grad_weight, None
-
-
 @persistence.persistent_class
 class SeparableConvLayer(torch.nn.Module):
     """3x3 convolution per channel, then a mix of channels and an activation. [N, C, H, W] -> [N, C, H, W]"""
@@ -620,7 +465,7 @@ class SeparableConvLayer(torch.nn.Module):
         self.mix = FullyConnectedLayer(channels, channels, activation="lrelu")
 
     def forward(self, x):
-        return self.mix.forward_map(DepthwiseConv2d.apply(x, self.weight * self.weight_gain, [1, 1]))
+        return self.mix.forward_map(ops.depthwise_conv2d(x, self.weight * self.weight_gain))
 
 
 @persistence.persistent_class
@@ -634,24 +479,24 @@ class SpatialEncoder(torch.nn.Module):
     def __init__(
         self,
         block_w_dim,    # bw
-        resolutions,    # numbers in the names of the maps, ascending powers of two
+        levels,         # of the style maps, ascending
         gate=1.0,       # initial g_r; 0 starts from plain interpolation (Bachlechner et al. 2020, ReZero)
     ):
         super().__init__()
-        self.resolutions = list(resolutions)
-        for res in self.resolutions:
-            setattr(self, f"conv{res}", SeparableConvLayer(block_w_dim))
-            setattr(self, f"gate{res}", torch.nn.Parameter(torch.full([], float(gate))))
+        self.levels = list(levels)
+        for level in self.levels:
+            setattr(self, f"conv{level}", SeparableConvLayer(block_w_dim))
+            setattr(self, f"gate{level}", torch.nn.Parameter(torch.full([], float(gate))))
 
     def forward(self, first):
-        """`first[r]`: style map of the first layer at resolution r. Returns r -> g_r * C_r, likewise."""
+        """`first[r]`: style map of the first layer of level r. Returns r -> g_r * C_r, likewise."""
         contexts, context = {}, None
-        for res in self.resolutions:
-            x = first[res]
+        for level in self.levels:
+            x = first[level]
             if context is not None:
-                x = x + resize(context, x.shape[2:])
-            context = getattr(self, f"conv{res}")(x)
-            contexts[res] = context * getattr(self, f"gate{res}")
+                x = x + ops.resize(context, x.shape[2:])
+            context = getattr(self, f"conv{level}")(x)
+            contexts[level] = context * getattr(self, f"gate{level}")
         return contexts
 
 
@@ -691,11 +536,11 @@ class SpatialSynthesisLayer(torch.nn.Module):
 
     def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
         """`encoded`: [N, bw, r, r], or [2N, ...] with a mask. `noise`: unit normals that override noise_mode."""
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return spatially_modulated_conv2d(
             x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(len(x), noise_mode, noise),
-            up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation, mask=mask,
-            overwrite=overwrite, bias=self.bias, activation=self.activation, gain=self.act_gain * gain,
-            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+            up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation,
+            epilogue=Epilogue(self.bias, self.activation, self.act_gain * gain, clamp), mask=mask, overwrite=overwrite,
         )
 
     def scaled_noise(self, batch_size, mode, noise):
@@ -725,8 +570,8 @@ class SpatialToRGBLayer(torch.nn.Module):
 
     def forward(self, x, encoded, mask=None):
         return spatially_modulated_conv2d(
-            x, self.weight * self.weight_gain, self.affine.forward_map(encoded), demodulation="none", mask=mask,
-            bias=self.bias, clamp=self.conv_clamp,
+            x, self.weight * self.weight_gain, self.affine.forward_map(encoded), demodulation="none",
+            epilogue=Epilogue(self.bias, clamp=self.conv_clamp), mask=mask,
         )
 
 
@@ -784,7 +629,7 @@ class SpatialSynthesisBlock(torch.nn.Module):
     def forward(self, x, img, encoded, batch_size, force_fp32=False, noise=None, mask=None, **layer_kwargs):
         """`encoded` and `noise`: one entry per convolution, then one of `encoded` for the RGB output."""
         encoded, noise = iter(encoded), iter(noise)
-        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, self.resample_filter.device)
+        layout = ops.compute_format(self.use_fp16 and not force_fp32, self.channels_last, self.resample_filter.device)
 
         def convolve(layer, x, **kwargs):
             return layer(x, next(encoded), noise=next(noise), mask=mask, **layer_kwargs, **kwargs)
@@ -811,10 +656,7 @@ class SpatialSynthesisBlock(torch.nn.Module):
 
 @persistence.persistent_class
 class SpatialSynthesisNetwork(torch.nn.Module):
-    """Grids of styles to images. ws [N, L, B*bw] -> [N, C, H, W] float32
-
-    Blocks and style maps have the names that they have in the square network of the same depth, powers of two.
-    """
+    """Grids of styles to images. ws [N, L, B*bw] -> [N, C, H, W] float32"""
 
     def __init__(
         self,
@@ -824,10 +666,10 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         block_grid,             # [[rows, columns]] of each grid
         channel_base=32768,     # channels times resolution
         channel_max=512,        # upper bound on channels
-        num_fp16_res=0,         # how many of the highest resolutions use half precision
+        num_fp16_res=0,         # how many of the highest levels use half precision
         encoder="gated",        # gated: SpatialEncoder; none: plain interpolation of the grid
         encoder_gate=1.0,       # initial gain of the encoder
-        style_resolution=None,  # largest r; None: default_style_resolution; 0: default, demodulation exact everywhere
+        style_resolution=None,  # highest style level; None: default_style_level; 0: that, and demodulation is exact
         **block_kwargs,         # further arguments of SpatialSynthesisBlock
     ):
         if encoder not in ("gated", "none"):
@@ -845,39 +687,29 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         self.img_resolution = sizes[last]
         self.img_resolution_log2 = last.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = list(sizes)  # names of the blocks
-        default = default_style_resolution(block_grid, sizes)
+        self.block_resolutions = list(sizes)  # levels of the blocks, under the name that hosts know
         # One block has the same style everywhere: nothing to interpolate, nothing to encode.
-        self.style_resolution = min(style_resolution or default, last) if default > 1 else 1
-        self.num_ws = 0
-        self.style_resolutions = []  # name of the map of every style, in the order of ws
-        self.noise_resolutions = []  # resolution of the noise map of every convolution
+        default = default_style_level(block_grid, img_resolution)
+        self.style_level = min(style_resolution or default, last) if default > 1 else 1
+        plan = plan_layers(block_grid, img_resolution, self.style_level, exact=style_resolution == 0)
+        layers = [layer for layers in plan.values() for layer in layers]
+        self.noise_resolutions = [layer.resolution for layer in layers]
+        # The RGB output of the last block has a style of its own; those of the others share the next block's first one.
+        self.style_levels = [layer.style_level for layer in layers] + [self.style_level]
+        self.num_ws = len(self.style_levels)
         in_channels = 0
-        for name, resolution in sizes.items():
+        for level, resolution in sizes.items():
             out_channels = block_channels(resolution, channel_base, channel_max)
-            inputs = [name // 2, name] if in_channels else [name]
             block = SpatialSynthesisBlock(
-                in_channels, out_channels, block_w_dim, resolution, img_channels=img_channels, is_last=name == last,
-                demodulation=[self.demodulation_at(source, sizes, style_resolution == 0) for source in inputs],
-                use_fp16=num_fp16_res > 0 and name >= max(2 * last // 2**num_fp16_res, 8), **block_kwargs,
+                in_channels, out_channels, block_w_dim, resolution, img_channels=img_channels, is_last=level == last,
+                demodulation=[layer.demodulation for layer in plan[level]],
+                use_fp16=uses_fp16(level, last, num_fp16_res), **block_kwargs,
             )
-            setattr(self, f"b{name}", block)
-            self.style_resolutions += [min(source, self.style_resolution) for source in inputs]
-            self.noise_resolutions += [resolution] * block.num_conv
-            self.num_ws += block.num_conv
+            setattr(self, f"b{level}", block)
             in_channels = out_channels
-        self.num_ws += 1  # the RGB output of the last block; those of other blocks share the next block's first style
-        self.style_resolutions.append(self.style_resolution)
-        encode = encoder == "gated" and self.style_resolution > 1
-        levels = sorted(set(self.style_resolutions)) if encode else []
+        encode = encoder == "gated" and self.style_level > 1
+        levels = sorted(set(self.style_levels)) if encode else []
         self.encoder = SpatialEncoder(block_w_dim, levels, gate=encoder_gate) if encode else None
-
-    def demodulation_at(self, name, sizes, exact=False):
-        """Method of style_gain for inputs of this size: exact where neighbours differ in block, factored beyond."""
-        height, width = side_lengths(sizes[name])
-        if exact or any(height <= rows or width <= cols for rows, cols in self.block_grid):
-            return "exact"
-        return "averaged" if name <= self.style_resolution else "constant"
 
     def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
         """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.
@@ -897,8 +729,8 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         encoded = self.encode(ws.to(torch.float32))
         x = img = None
         first = 0
-        for res in self.block_resolutions:
-            block = getattr(self, f"b{res}")
+        for level in self.block_resolutions:
+            block = getattr(self, f"b{level}")
             last = first + block.num_conv
             x, img = block(
                 x, img, encoded[first : last + 1], batch_size, force_fp32=force_fp32, noise=noise[first:last],
@@ -910,19 +742,19 @@ class SpatialSynthesisNetwork(torch.nn.Module):
     def encode(self, ws):
         """Style map E_l of every layer before its affine: ws [N, L, B*bw] -> L tensors [N, bw, r, r].
 
-        E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or the style resolution if smaller, and
+        E_l = resize(w_l, r) + g_r * C_r, with r the layer's input resolution or that of `style_level` if smaller, and
         the mean over the grids where there are several.
         """
         sizes = {1: 1, **block_sizes(self.img_resolution)}
         maps = []
-        for res in sorted(set(self.style_resolutions)):  # ascending, as in the list: one enlargement for each
-            count = self.style_resolutions.count(res)
+        for level in sorted(set(self.style_levels)):  # ascending, as in the list: one enlargement for each
+            count = self.style_levels.count(level)
             layers = ws[:, len(maps) : len(maps) + count].transpose(0, 1).flatten(0, 1)
-            maps += self.interpolate(layers, sizes[res]).chunk(count)
+            maps += self.interpolate(layers, sizes[level]).chunk(count)
         if self.encoder is None:
             return maps
-        contexts = self.encoder({res: maps[self.style_resolutions.index(res)] for res in self.encoder.resolutions})
-        return [style + contexts[res] for style, res in zip(maps, self.style_resolutions)]
+        contexts = self.encoder({level: maps[self.style_levels.index(level)] for level in self.encoder.levels})
+        return [style + contexts[level] for style, level in zip(maps, self.style_levels)]
 
     def interpolate(self, w, resolution):
         """Styles of all blocks on one map, the mean of the grids: [N, B*bw] -> [N, bw, r, r]; [N, bw, 1, 1] for 1x1."""
@@ -930,7 +762,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         sizes = [rows * cols * self.block_w_dim for rows, cols in self.block_grid]
         for part, (rows, cols) in zip(w.split(sizes, dim=1), self.block_grid):
             grid = part.reshape(-1, rows, cols, self.block_w_dim).permute(0, 3, 1, 2)
-            maps.append(resize(grid, side_lengths(resolution)))
+            maps.append(ops.resize(grid, side_lengths(resolution)))
         return maps[0] if len(maps) == 1 else sum(maps) / len(maps)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from ssn_plugin import networks as ssn
-from torch_utils.ops import bias_act, upfirdn2d
+from torch_utils.ops import bias_act, spread, upfirdn2d
 from training import networks
 
 SMALL = dict(channel_base=128, channel_max=8)
@@ -55,15 +55,15 @@ def test_modulated_convolution_equals_one_convolution_per_sample(kernel, batch, 
 def test_gain_and_clamp_act_on_the_result_of_every_activation(activation):
     x, weight, styles = normal(2, 4, 6, 6), normal(5, 4, 3, 3, seed=1), normal(2, 4, seed=2)
     noise, bias = normal(2, 1, 6, 6, seed=3), normal(5, seed=4)
-    after = dict(activation=activation, gain=0.7, clamp=0.9)
+    epilogue = networks.Epilogue(bias, activation, gain=0.7, clamp=0.9)
     y = per_sample_convolution(x, weight, styles, noise)
     expected = bias_act.bias_act(y, bias, act=activation, gain=0.7, clamp=0.9)
     for fused in (True, False):
         actual = networks.modulated_conv2d(
-            x, weight, styles, noise, padding=1, bias=bias, fused_modconv=fused, **after)
+            x, weight, styles, noise, padding=1, fused_modconv=fused, epilogue=epilogue)
         torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(
-        ssn.spatially_modulated_conv2d(x, weight, styles[:, :, None, None], noise, bias=bias, **after), expected)
+        ssn.spatially_modulated_conv2d(x, weight, styles[:, :, None, None], noise, epilogue=epilogue), expected)
     layer = networks.Conv2dLayer(4, 5, 3, activation=activation, conv_clamp=2)
     layer.bias.data += bias
     y = F.conv2d(x, layer.weight / 6, padding=1)  # 36 numbers of unit variance make one
@@ -146,7 +146,7 @@ def test_image_made_in_strips_is_the_image_made_at_once(monkeypatch):
     with torch.no_grad():
         ws = G.mapping(normal(2, G.z_dim), None)
         at_once = G.synthesis(ws, noise_mode="const")
-        monkeypatch.setattr(networks, "STRIP", 2**9)  # some rows of a sample, less than one at 32 pixels
+        monkeypatch.setattr(spread, "STRIP", 2**9)  # some rows of a sample, less than one at 32 pixels
         torch.testing.assert_close(G.synthesis(ws, noise_mode="const"), at_once, atol=1e-5, rtol=1e-5)
 
 

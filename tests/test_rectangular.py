@@ -222,13 +222,13 @@ def test_equal_blocks_give_the_image_of_stylegan2(architecture, grid, gate):
     ((4, 4), 16, 8), ((1, 4), 16, 8), ((8, 8), 16, 16), ((1, 1), 64, 1),                            # 2 for each cell
 ])
 def test_style_maps_of_squares_resolve_the_cells_in_at_most_a_quarter_of_the_image(grid, side, expected):
-    assert ssn.default_style_resolution([grid], ssn.block_sizes(side)) == expected
+    assert ssn.default_style_level([grid], side) == expected
 
 
 def test_style_maps_of_rectangles_have_the_shape_of_the_image():
     G = ssn_generator([32, 48], (4, 6))
     shapes = [tuple(style.shape[2:]) for style in G.synthesis.encode(normal(1, G.num_ws, G.w_dim))]
-    assert G.synthesis.style_resolution == 8   # 8x12, which is 2x2 pixels for each block
+    assert G.synthesis.style_level == 8   # 8x12, which is 2x2 pixels for each block
     assert shapes == 2 * [(4, 6)] + 6 * [(8, 12)]
     assert G.synthesis.noise_resolutions == [[4, 6]] + 2 * [[8, 12]] + 2 * [[16, 24]] + 2 * [[32, 48]]
 

@@ -3,28 +3,46 @@
 Karras et al. 2020a, "Analyzing and Improving the Image Quality of StyleGAN" (arXiv:1912.04958), with the
 half-precision and conditioning additions of Karras et al. 2020b (arXiv:2006.06676).
 
+First the convolution and what it is made of, then the layers and networks. Element-wise operations are spelled out here
+in plain tensor code, which is what they mean; `ops` holds the same ones in a faster form where the host has one.
+
 The text of this file travels inside every snapshot and is executed alone when an archive of another checkout is
 opened, so it imports only torch, numpy and torch_utils, absolutely, and parses on Python 3.8.
 
 Letters in shapes: N batch, I/O input and output channels, H W pixels, k kernel, L layers (num_ws).
-A resolution is one number where images are square, and [height, width] where they are not.
+A resolution is in pixels: one number where images are square, [height, width] where they are not. A level is the number
+in the name of a block, a power of two: the resolution it has in square images.
 """
 
 from __future__ import annotations
+
+import sys
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from torch_utils import misc, persistence
-from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 
-SQRT_HALF = float(np.sqrt(0.5))  # weight of each branch of a residual sum, which keeps the variance
-STRIP = 2**19                    # numbers of a strip of activations for each thread: they fit a level-2 cache
+try:
+    from torch_utils.ops import modulation as ops
+except ImportError:                  # another host: its operations are the functions of this file
+    ops = sys.modules[__name__]
+
+SQRT_HALF = float(np.sqrt(0.5))      # weight of each branch of a residual sum, which keeps the variance
 
 
-def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
-    """Scale x so that its mean square along `dim` is one."""
-    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+class Epilogue(NamedTuple):
+    """What follows a convolution: activation(y + bias) * gain, clamped."""
+
+    bias: torch.Tensor | None = None  # [O]
+    activation: str = "linear"        # key of bias_act.activation_funcs
+    gain: float = 1                   # positive factor on the activation
+    clamp: float | None = None        # bound on the magnitude of the result; None: unbounded
+
+
+IDENTITY = Epilogue()
 
 
 def modulated_conv2d(
@@ -39,10 +57,7 @@ def modulated_conv2d(
     demodulate: bool = True,  # divide out the gain of styles and kernel?
     flip_weight: bool = True,     # True: correlation; False: true convolution
     fused_modconv: bool = True,   # fold the styles into the kernel where one kernel serves the whole batch?
-    bias=None,                # [O], added before the activation
-    activation: str = "linear",
-    gain: float = 1,          # factor on the activation
-    clamp=None,               # bound on the magnitude of the result; None: unbounded
+    epilogue: Epilogue = IDENTITY,
 ) -> torch.Tensor:            # [N, O, H*up/down, W*up/down]
     """Modulate, convolve, demodulate (Karras et al. 2020a, Eqs. 1 and 3).
 
@@ -58,10 +73,8 @@ def modulated_conv2d(
         kernel = weight.square().reshape(-1, weight.shape[2] * weight.shape[3])
         kernel = (kernel @ kernel.new_ones(kernel.shape[1])).reshape(weight.shape[:2])  # twice as fast as a sum
         demod = (styles.square() @ kernel.t() + 1e-8).rsqrt()  # [N, O]
-        before, gain = split_gain(activation, gain)
-        demod, noise, bias = (None if tensor is None else tensor * before for tensor in (demod, noise, bias))
-    noise = None if noise is None else noise.to(x.dtype)
-    epilogue = dict(bias=bias, activation=activation, gain=gain, clamp=clamp)
+        before, epilogue = split_gain(epilogue)
+        demod, noise = (None if tensor is None else tensor * before for tensor in (demod, noise))
 
     def convolve(image, kernel):
         return conv2d_resample.conv2d_resample(
@@ -69,13 +82,13 @@ def modulated_conv2d(
         )
 
     if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
-        return finish(_modulated_1x1(x, weight, styles, demod), None, noise, **epilogue)
+        return ops.finish(_modulated_1x1(x, weight, styles, demod), None, noise, epilogue)
     if fused_modconv and len(x) == 1:
         kernel = weight * styles[0, :, None, None]
         y = convolve(x, kernel if demod is None else kernel * demod[0, :, None, None, None])
-        return finish(y, None, noise, **epilogue)
+        return ops.finish(y, None, noise, epilogue)
     y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight)
-    return finish(y, None if demod is None else demod.to(y.dtype)[:, :, None, None], noise, **epilogue)
+    return ops.finish(y, None if demod is None else demod[:, :, None, None], noise, epilogue)
 
 
 def _modulated_1x1(x, weight, styles, demod) -> torch.Tensor:
@@ -91,62 +104,41 @@ def _modulated_1x1(x, weight, styles, demod) -> torch.Tensor:
     return (kernel @ x.reshape(n, i, h * w)).reshape(n, -1, h, w)
 
 
-def split_gain(activation: str, gain: float) -> tuple:
-    """Factors before and after an activation that amount to a positive gain of the result.
+def split_gain(epilogue: Epilogue) -> tuple:
+    """A factor that everything before the activation is to take, and the epilogue that remains to be done then.
 
-    All of it goes before an activation that permits it: there it can join the kernel or another factor, and costs no
-    pass over the activations.
+    The factor is the gain where the activation lets it pass: there it can join the kernel or another factor, and costs
+    no pass over the activations.
     """
-    homogeneous = not bias_act.activation_funcs[activation].has_2nd_grad  # linear, relu and lrelu
-    return (gain, 1) if homogeneous else (1, gain)
+    if bias_act.activation_funcs[epilogue.activation].has_2nd_grad:  # neither linear nor relu nor lrelu
+        return 1, epilogue
+    bias = None if epilogue.bias is None else epilogue.bias * epilogue.gain
+    return epilogue.gain, epilogue._replace(bias=bias, gain=1)
 
 
-def finish(y: torch.Tensor, scale=None, noise=None, bias=None, activation="linear", gain=1, clamp=None):
-    """activation(y * scale + noise + bias) * gain, clamped; in the memory of y where autograd permits.
+# The operations, in plain form. The layers call them through `ops`.
 
-    scale: [N, C, 1, 1].  noise: broadcastable to y [N, C, H, W].  bias: [C].  Each may be None.
+
+def finish(y, scale=None, noise=None, epilogue=IDENTITY):
+    """activation(y * scale + noise + bias) * gain, clamped: [N, C, H, W] -> [N, C, H, W]
+
+    scale: [N, C, 1, 1].  noise: broadcastable to y.  Each may be None.
     """
-    bias = None if bias is None else bias.to(y.dtype)
-    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
-        return bias_act.bias_act(_scale_and_add(y, scale, noise), bias, act=activation, gain=gain, clamp=clamp)
-    # gain * lrelu(y + bias) = lrelu(gain * y + gain * bias), the gain being positive
-    bias = bias[:, None, None] * gain
-    scale = None if scale is None else scale.expand(-1, -1, y.shape[2], 1)
-    noise = None if noise is None else noise.expand(len(y), 1, *y.shape[2:])
-    for index in strips(y):
-        strip = _scale_and_add(*(None if tensor is None else tensor[index] for tensor in (y, scale, noise)))
-        torch.add(bias, strip, alpha=gain, out=strip)
-        torch.nn.functional.leaky_relu_(strip, bias_act.activation_funcs["lrelu"].def_alpha)
-        if clamp is not None:
-            strip.clamp_(-clamp, clamp)
-    return y
+    y = y if scale is None else y * scale.to(y.dtype)
+    y = y if noise is None else y + noise.to(y.dtype)
+    bias = None if epilogue.bias is None else epilogue.bias.to(y.dtype)
+    return bias_act.bias_act(y, bias, act=epilogue.activation, gain=epilogue.gain, clamp=epilogue.clamp)
 
 
-def strips(x: torch.Tensor) -> list:
-    """Indices of the strips, a few rows of one sample, into which activations [N, C, H, W] are cut.
-
-    Several element-wise operations on a strip reach memory once, not once each. Only a processor profits; elsewhere
-    the only strip is everything.
-    """
-    n, c, h, w = x.shape
-    size = STRIP * torch.get_num_threads()
-    if x.device.type != "cpu" or x.numel() <= size:
-        return [Ellipsis]
-    rows = max(size // (c * w), 1)
-    return [(slice(i, i + 1), slice(None), slice(row, row + rows)) for i in range(n) for row in range(0, h, rows)]
+def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
+    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to."""
+    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
+    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
 
 
-def _scale_and_add(y, scale, noise) -> torch.Tensor:
-    """y * scale + noise, either of which may be None; in the memory of y where autograd permits."""
-    if torch.is_grad_enabled():
-        if scale is None:
-            return y if noise is None else y + noise
-        return y * scale if noise is None else fma.fma(y, scale, noise)
-    if scale is not None and noise is not None:
-        return torch.addcmul(noise, y, scale, out=y)
-    if scale is not None:
-        y.mul_(scale)
-    return y if noise is None else y.add_(noise)
+def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    """Scale x so that its mean square along `dim` is one."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
 
 
 def side_lengths(resolution) -> list:
@@ -154,15 +146,40 @@ def side_lengths(resolution) -> list:
     return list(resolution) if isinstance(resolution, (list, tuple)) else [resolution, resolution]
 
 
-def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
-    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
+def block_sizes(img_resolution) -> dict:
+    """Resolution of each block by its level: {4: 4, 8: 8, ...} up to the image.
 
-    Processors convolve fastest in float32 with the channels last; half precision exists for accelerators.
+    Square images grow from 4x4. Others grow from the smallest grid of their shape that has at least four cells along
+    each side: [64, 96] is {4: [4, 6], 8: [8, 12], 16: [16, 24], 32: [32, 48], 64: [64, 96]}.
+    ValueError for images that do not grow from such a grid by doubling.
     """
-    if device.type == "cpu":
-        return dict(dtype=torch.float32, memory_format=torch.channels_last)
-    layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
-    return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
+    height, width = (int(side) for side in side_lengths(img_resolution))
+    if height == width:
+        if height < 4 or height & (height - 1):
+            raise ValueError(f"image resolution must be a power of two and at least 4, got {height}")
+        return {2**i: 2**i for i in range(2, height.bit_length())}
+    if min(height, width) < 4 or height % 4 or width % 4:
+        raise ValueError(f"sides of rectangular images must be multiples of 4, got {width}x{height}")
+    doublings = 0
+    while not (height >> doublings | width >> doublings) & 1 and min(height, width) >> doublings >= 8:
+        doublings += 1
+    return {4 << i: [height >> doublings - i, width >> doublings - i] for i in range(doublings + 1)}
+
+
+def nominal_side(resolution) -> int:
+    """The power of two nearest to sqrt(H*W): a rectangle has the channels of a square of this side."""
+    height, width = side_lengths(resolution)
+    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
+
+
+def block_channels(resolution, channel_base: int, channel_max: int) -> int:
+    """Width of the layers at one resolution."""
+    return min(channel_base // nominal_side(resolution), channel_max)
+
+
+def uses_fp16(level: int, last: int, num_fp16_res: int) -> bool:
+    """Is this among the `num_fp16_res` highest levels? The lowest is never in half precision."""
+    return num_fp16_res > 0 and level >= max(2 * last // 2**num_fp16_res, 8)
 
 
 @persistence.persistent_class
@@ -237,14 +254,13 @@ class Conv2dLayer(torch.nn.Module):
                 self.register_buffer("bias", bias)
 
     def forward(self, x, gain=1):
-        before, after = split_gain(self.activation, self.act_gain * gain)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        before, epilogue = split_gain(Epilogue(self.bias, self.activation, self.act_gain * gain, clamp))
         w = (self.weight * (self.weight_gain * before)).to(x.dtype)
         x = conv2d_resample.conv2d_resample(
             x=x, w=w, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
         )
-        bias = None if self.bias is None else self.bias * before
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return finish(x, bias=bias, activation=self.activation, gain=after, clamp=clamp)
+        return ops.finish(x, epilogue=epilogue)
 
 
 @persistence.persistent_class
@@ -344,11 +360,11 @@ class SynthesisLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
     def forward(self, x, w, noise_mode="random", fused_modconv=True, gain=1):
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return modulated_conv2d(
             x, self.weight, self.affine(w), noise=self.noise(len(x), noise_mode), up=self.up, padding=self.padding,
             resample_filter=self.resample_filter, flip_weight=self.up == 1, fused_modconv=fused_modconv,
-            bias=self.bias, activation=self.activation, gain=self.act_gain * gain,
-            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+            epilogue=Epilogue(self.bias, self.activation, self.act_gain * gain, clamp),
         )
 
     def noise(self, batch_size, mode):
@@ -381,7 +397,7 @@ class ToRGBLayer(torch.nn.Module):
         styles = self.affine(w) * self.weight_gain
         return modulated_conv2d(
             x, self.weight, styles, padding=self.weight.shape[2] // 2, demodulate=False, fused_modconv=fused_modconv,
-            bias=self.bias, clamp=self.conv_clamp,
+            epilogue=Epilogue(self.bias, clamp=self.conv_clamp),
         )
 
 
@@ -438,7 +454,7 @@ class SynthesisBlock(torch.nn.Module):
     def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, **layer_kwargs):
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w = iter(ws.unbind(dim=1))
-        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, ws.device)
+        layout = ops.compute_format(self.use_fp16 and not force_fp32, self.channels_last, ws.device)
         if fused_modconv is None:
             fused_modconv = not self.training and (layout["dtype"] == torch.float32 or len(ws) == 1)
         layer_kwargs["fused_modconv"] = fused_modconv
@@ -463,42 +479,6 @@ class SynthesisBlock(torch.nn.Module):
         return x, img
 
 
-def block_sizes(img_resolution) -> dict:
-    """Resolution of each block by the number in its name: {4: 4, 8: 8, ...} up to the image.
-
-    Square images grow from 4x4. Others grow from the smallest grid of their shape that has at least four cells along
-    each side: [64, 96] is {4: [4, 6], 8: [8, 12], 16: [16, 24], 32: [32, 48], 64: [64, 96]}.
-    ValueError for a size that does not double so often.
-    """
-    height, width = (int(side) for side in side_lengths(img_resolution))
-    if height == width:
-        if height < 4 or height & (height - 1):
-            raise ValueError(f"image resolution must be a power of two and at least 4, got {height}")
-        return {2**i: 2**i for i in range(2, height.bit_length())}
-    if min(height, width) < 4 or height % 4 or width % 4:
-        raise ValueError(f"sides of rectangular images must be multiples of 4, got {width}x{height}")
-    doublings = 0
-    while not (height >> doublings | width >> doublings) & 1 and min(height, width) >> doublings >= 8:
-        doublings += 1
-    return {4 << i: [height >> doublings - i, width >> doublings - i] for i in range(doublings + 1)}
-
-
-def nominal_side(resolution) -> int:
-    """The power of two nearest to sqrt(H*W): a rectangle is dealt with as a square of this side is."""
-    height, width = side_lengths(resolution)
-    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
-
-
-def block_channels(resolution, channel_base: int, channel_max: int) -> int:
-    """Width of the layers at one resolution."""
-    return min(channel_base // nominal_side(resolution), channel_max)
-
-
-def uses_fp16(name: int, last: int, num_fp16_res: int) -> bool:
-    """Is this among the `num_fp16_res` highest resolutions? By block names; the lowest is never in half precision."""
-    return num_fp16_res > 0 and name >= max(2 * last // 2**num_fp16_res, 8)
-
-
 @persistence.persistent_class
 class SynthesisNetwork(torch.nn.Module):
     """Styles to images. ws [N, L, w_dim] -> [N, C, H, W] float32"""
@@ -510,7 +490,7 @@ class SynthesisNetwork(torch.nn.Module):
         img_channels,
         channel_base=32768,    # channels times resolution
         channel_max=512,       # upper bound on channels
-        num_fp16_res=0,        # how many of the highest resolutions use half precision
+        num_fp16_res=0,        # how many of the highest levels use half precision
         **block_kwargs,        # further arguments of SynthesisBlock
     ):
         sizes = block_sizes(img_resolution)
@@ -520,17 +500,17 @@ class SynthesisNetwork(torch.nn.Module):
         self.img_resolution = sizes[last]
         self.img_resolution_log2 = last.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = list(sizes)  # names of the blocks
+        self.block_resolutions = list(sizes)  # levels of the blocks, under the name that hosts know
         self.num_ws = 0
         in_channels = 0
-        for name, resolution in sizes.items():
+        for level, resolution in sizes.items():
             out_channels = block_channels(resolution, channel_base, channel_max)
             block = SynthesisBlock(
                 in_channels, out_channels, w_dim=w_dim, resolution=resolution, img_channels=img_channels,
-                is_last=name == last, use_fp16=uses_fp16(name, last, num_fp16_res), **block_kwargs,
+                is_last=level == last, use_fp16=uses_fp16(level, last, num_fp16_res), **block_kwargs,
             )
-            self.num_ws += block.num_conv + (block.num_torgb if name == last else 0)
-            setattr(self, f"b{name}", block)
+            self.num_ws += block.num_conv + (block.num_torgb if level == last else 0)
+            setattr(self, f"b{level}", block)
             in_channels = out_channels
 
     def forward(self, ws, **block_kwargs):
@@ -538,8 +518,8 @@ class SynthesisNetwork(torch.nn.Module):
         ws = ws.to(torch.float32)
         x = img = None
         first = 0
-        for res in self.block_resolutions:
-            block = getattr(self, f"b{res}")
+        for level in self.block_resolutions:
+            block = getattr(self, f"b{level}")
             # The last style of a block, for its RGB output, is also the first of the next block.
             x, img = block(x, img, ws[:, first : first + block.num_conv + block.num_torgb], **block_kwargs)
             first += block.num_conv
@@ -626,7 +606,8 @@ class DiscriminatorBlock(torch.nn.Module):
             )
 
     def forward(self, x, img, force_fp32=False):
-        layout = compute_format(self.use_fp16 and not force_fp32, self.channels_last, (img if x is None else x).device)
+        device = (img if x is None else x).device
+        layout = ops.compute_format(self.use_fp16 and not force_fp32, self.channels_last, device)
         x = None if x is None else x.to(**layout)
         if self.in_channels == 0 or self.architecture == "skip":
             img = img.to(**layout)
@@ -724,7 +705,7 @@ class Discriminator(torch.nn.Module):
         architecture="resnet",   # orig, skip or resnet (Karras et al. 2020a, Figure 7)
         channel_base=32768,      # channels times resolution
         channel_max=512,         # upper bound on channels
-        num_fp16_res=0,          # how many of the highest resolutions use half precision
+        num_fp16_res=0,          # how many of the highest levels use half precision
         conv_clamp=None,         # bound on the magnitude of activations
         cmap_dim=None,           # width of the mapped label; None: channels of the last block
         block_kwargs={},         # further arguments of DiscriminatorBlock
@@ -741,17 +722,17 @@ class Discriminator(torch.nn.Module):
         self.img_resolution = sizes[first]
         self.img_resolution_log2 = first.bit_length() - 1
         self.img_channels = img_channels
-        self.block_resolutions = sorted(sizes, reverse=True)[:-1]  # names of the blocks but the last, b4
-        channels = {name: block_channels(resolution, channel_base, channel_max) for name, resolution in sizes.items()}
+        self.block_resolutions = sorted(sizes, reverse=True)[:-1]  # levels of the blocks but the last, b4
+        channels = {level: block_channels(resolution, channel_base, channel_max) for level, resolution in sizes.items()}
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         num_layers = 0
-        for name in self.block_resolutions:
+        for level in self.block_resolutions:
             block = DiscriminatorBlock(
-                channels[name] if name < first else 0, channels[name], channels[name // 2], resolution=sizes[name],
-                first_layer_idx=num_layers, use_fp16=uses_fp16(name, first, num_fp16_res), **common, **block_kwargs,
+                channels[level] if level < first else 0, channels[level], channels[level // 2], resolution=sizes[level],
+                first_layer_idx=num_layers, use_fp16=uses_fp16(level, first, num_fp16_res), **common, **block_kwargs,
             )
-            setattr(self, f"b{name}", block)
+            setattr(self, f"b{level}", block)
             num_layers += block.num_layers
         if c_dim > 0:
             self.mapping = MappingNetwork(
@@ -762,7 +743,7 @@ class Discriminator(torch.nn.Module):
     def forward(self, img, c, **block_kwargs):
         misc.assert_shape(img, [None, self.img_channels, *side_lengths(self.img_resolution)])
         x = None
-        for res in self.block_resolutions:
-            x, img = getattr(self, f"b{res}")(x, img, **block_kwargs)
+        for level in self.block_resolutions:
+            x, img = getattr(self, f"b{level}")(x, img, **block_kwargs)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         return self.b4(x, img, cmap, **block_kwargs)
