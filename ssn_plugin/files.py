@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all.
+
+This project's host has both functions as well; they stand here because other hosts do not.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from metrics import metric_main, metric_utils
 from ssn_plugin.block_grid import block_grid_of
 from ssn_plugin.edits.resample import keyed_normal
 from ssn_plugin.files import open_atomic, save_png
+from ssn_plugin.hosts import host
 from ssn_plugin.measures.leak_map import draw_leak_map
 from ssn_plugin.measures.pairs import (
     LABEL_STREAM,
@@ -59,7 +60,7 @@ def distortion_metric(opts: Any, name: str, count: int) -> dict[str, float]:
 def leak_metric(opts: Any, name: str, count: int) -> dict[str, float]:
     """Mean of the leak matrix inside and outside the redrawn block; the matrix itself goes to the output folder."""
     leak = leak_matrix(opts.G, count, **_of_pairs(opts, count))
-    outdir: str | None = getattr(opts, "outdir", None)
+    outdir = host.current().outdir_of(opts)
     if opts.rank == 0 and outdir is not None:
         save_leak_matrix(leak, block_grid_of(opts.G, "the network"), os.path.join(outdir, name), f"{count:,} pairs")
     elif opts.rank == 0:
@@ -94,8 +95,9 @@ def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INC
     fresh = image_features(opts, count, detector, first=0)
     again = image_features(opts, count, detector, first=count)
     redrawn = image_features(opts, count, detector, first=0, redraw=True)
-    _note(opts, num_generated=3 * count, rounding="x * 127.5 + 128, clamped, truncated to uint8",
-          resize="inside the detector", noise="fresh for every image")
+    host.current().note(
+        opts, num_generated=3 * count, rounding="x * 127.5 + 128, clamped, truncated to uint8",
+        resize="inside the detector", noise="fresh for every image")
     if opts.rank == 0 and count <= fresh.shape[1]:
         warnings.warn(f"{count} images for {fresh.shape[1]} features: the covariance is rank-deficient and the Frechet "
                       f"distance biased upward, like its floor", stacklevel=2)
@@ -132,37 +134,17 @@ def image_features(
     return stats.get_all()
 
 
-# What differs between hosts: the reference has neither seed nor batch size among its options, keeps no notes on what a
-# number depends on, and does not check detectors.
-
-
-def _seed(opts: Any) -> int:
-    return getattr(opts, "seed", None) or 0
-
-
-def _note(opts: Any, **facts: Any) -> None:
-    """Let the result line say what the numbers depend on, where the host keeps such notes."""
-    getattr(opts, "provenance", {}).update(facts)
-
-
 def _load_detector(opts: Any, url: str) -> Detector:
-    """The detector; in this project's host one whose file and output are checked."""
     detector = metric_utils.get_feature_detector(
         url=url, device=opts.device, num_gpus=opts.num_gpus, rank=opts.rank, verbose=opts.progress.verbose)
-    _note(opts, detector_name=metric_utils.get_feature_detector_name(url))
-    try:
-        from metrics import detectors
-    except ImportError:
-        return detector
-    if opts.rank == 0:
-        _note(opts, detector=detectors.get_hash(url))
-    return functools.partial(detectors.run, detector, url)
+    host.current().note(opts, detector_name=metric_utils.get_feature_detector_name(url))
+    return host.current().checked_detector(opts, detector, url)
 
 
 def _sampling(opts: Any, tag: str, num_images: int) -> Sampling:
     """What the draws depend on; `tag` says in the progress line what is done."""
     return Sampling(
-        seed=_seed(opts), batch_size=getattr(opts, "batch_size", None) or 16, device=opts.device,
+        seed=host.current().seed_of(opts), batch_size=host.current().batch_size_of(opts) or 16, device=opts.device,
         label_fn=_label_fn(opts), num_gpus=opts.num_gpus, rank=opts.rank,
         progress=opts.progress.sub(tag=tag, num_items=num_images))
 
@@ -170,8 +152,9 @@ def _sampling(opts: Any, tag: str, num_images: int) -> Sampling:
 def _of_pairs(opts: Any, num_pairs: int) -> dict[str, Any]:
     """`Sampling` as keywords, for the statistics of pairs."""
     block_grid_of(opts.G, "the network")   # fails before the data set is opened or a detector loaded
-    _note(opts, num_pairs=num_pairs, rounding="none", resize="none",
-          noise="fresh for every pair, shared by its two images")
+    host.current().note(
+        opts, num_pairs=num_pairs, rounding="none", resize="none",
+        noise="fresh for every pair, shared by its two images")
     return vars(_sampling(opts, "pairs of images", 2 * num_pairs))
 
 
@@ -182,7 +165,7 @@ def _label_fn(opts: Any) -> LabelFn | None:
     if "class_name" not in opts.dataset_kwargs:
         raise ValueError("a conditional network takes the labels of a data set, and none is known")
     dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
-    seed = _seed(opts)
+    seed = host.current().seed_of(opts)
     return lambda i: dataset.get_label(np.random.RandomState([LABEL_STREAM, seed, i]).randint(len(dataset)))
 
 
@@ -218,17 +201,11 @@ def register_all() -> None:
     for prefix, (compute, thousands) in FAMILIES.items():
         for k in thousands:
             register_count(compute, f"{prefix}{k}k", 1000 * k)
-    if not hasattr(metric_main, "register_family"):   # the reference host, whose registry knows no patterns
-        return
-    for prefix, (compute, _) in FAMILIES.items():
-        metric_main.register_family(prefix + metric_main.COUNT)(compute)
-    random_features = functools.partial(consistency_metric, detector_url=RANDOM_VGG16_URL)
-    metric_main.register_family("ssn_rconsistency" + metric_main.COUNT)(random_features)
-    shift_tolerant = functools.partial(lpips_metric, detector_url=STLPIPS_URL)
-    metric_main.register_family("ssn_stlpips" + metric_main.COUNT)(shift_tolerant)
-    metric_main.register_detector(r"ssn_stlpips\d.*", STLPIPS_URL)
-    metric_main.register_detector(r"ssn_lpips\d.*", VGG16_URL)
-    metric_main.register_detector(r"ssn_consistency\d.*", INCEPTION_URL)
+    families: dict[str, Callable[..., dict[str, float]]] = {name: compute for name, (compute, _) in FAMILIES.items()}
+    families["ssn_rconsistency"] = functools.partial(consistency_metric, detector_url=RANDOM_VGG16_URL)
+    families["ssn_stlpips"] = functools.partial(lpips_metric, detector_url=STLPIPS_URL)
+    files = dict(ssn_lpips=VGG16_URL, ssn_stlpips=STLPIPS_URL, ssn_consistency=INCEPTION_URL)
+    host.current().register_families(families, files)
 
 
 register_all()

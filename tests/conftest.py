@@ -43,6 +43,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def other_host() -> Iterator[None]:
+    """The plugin takes the host for another one."""
+    from other_host import in_host_of  # imports all metrics
+
+    with in_host_of("reference"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def half_on_cpu() -> None:
     """Skips the test where torch is too old for half precision on the CPU."""

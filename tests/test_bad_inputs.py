@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -10,7 +9,6 @@ import random
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,9 +18,9 @@ import pytest
 from bad_inputs import NUMBER_OF_CASES, WORKING, Case, command_line, make_cases, png
 from click.testing import CliRunner
 from network_file_helpers import generator, snapshot
+from other_host import in_host_of
 
 from ssn_plugin import transfer
-from ssn_plugin.hosts import host, reference
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -39,15 +37,6 @@ def command_object(command: str) -> click.Command:
     main = importlib.import_module(MODULES.get(script, script)).main
     with in_host_of(command):
         return main.get_command(click.Context(main), sub) if sub else main
-
-
-@contextlib.contextmanager
-def in_host_of(command: str) -> Iterator[None]:
-    """Inside, the plugin takes the host for another one if the command's name says so."""
-    with pytest.MonkeyPatch.context() as patch:
-        if command.startswith("reference"):
-            patch.setattr(host, "current", lambda: reference)
-        yield
 
 
 def run(command: str, args: list[str]):

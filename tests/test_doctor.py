@@ -16,7 +16,7 @@ from network_file_helpers import discriminator, generator
 from packaging.requirements import Requirement
 
 from ssn_plugin import cli
-from ssn_plugin.hosts import doctor, host, memory, reference
+from ssn_plugin.hosts import doctor, memory
 from ssn_plugin.hosts.doctor import Finding, Plan, check_memory, format_findings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +91,7 @@ def test_a_library_that_the_doctor_needs_itself_is_told(monkeypatch):
     assert result.exit_code == 2 and result.stderr.startswith("Error: the library psutil is missing: pip install")
 
 
-def test_it_runs_on_the_contract_between_hosts_alone(plenty, monkeypatch):
-    monkeypatch.setattr(host, "current", lambda: reference)
+def test_it_runs_on_the_contract_between_hosts_alone(plenty, other_host):
     result = run(*SMALL)
     assert result.exit_code == 0, result.output
     assert "another StyleGAN2-ADA host" in result.stdout and "DNNLIB_DETECTORS" not in result.stdout

@@ -6,7 +6,6 @@ a line make it quick where the example means hours of work.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.machinery
 import json
@@ -15,7 +14,6 @@ import shlex
 import shutil
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,9 @@ from bad_inputs import WORKING
 from click.testing import CliRunner
 from metric_fixtures import write_detectors
 from network_file_helpers import discriminator, generator, snapshot
+from other_host import in_host_of
 
 from ssn_plugin import cli, transfer
-from ssn_plugin.hosts import host, reference
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -118,15 +116,6 @@ def main_of(command: str) -> tuple[Any, list[str]]:
     """The click command of a script, and the words that choose its sub-command."""
     script, _, sub = command.partition(" ")
     return importlib.import_module(MODULES.get(script, script)).main, [sub] if sub else []
-
-
-@contextlib.contextmanager
-def in_host_of(command: str) -> Iterator[None]:
-    """Inside, the plugin takes the host for another one if the command's name says so."""
-    with pytest.MonkeyPatch.context() as patch:
-        if command.startswith("reference"):
-            patch.setattr(host, "current", lambda: reference)
-        yield
 
 
 def run(command: str, line: str):

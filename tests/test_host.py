@@ -190,12 +190,6 @@ def test_what_serves_another_host_uses_only_names_that_all_hosts_have(name):
     assert used - SHARED_NAMES == set()
 
 
-@pytest.fixture
-def other_host(monkeypatch):
-    """The plugin takes the host for another one."""
-    monkeypatch.setattr(host, "current", lambda: reference)
-
-
 def test_another_host_trains_an_ssn_from_a_stylegan2(other_host, photos, tmp_path):
     """A transfer before the start, then the distortion loss."""
     import train

@@ -16,7 +16,7 @@ from network_file_helpers import assert_same_networks, generator, snapshot
 
 import legacy
 from ssn_plugin import cli
-from ssn_plugin.hosts import commands, host, reference
+from ssn_plugin.hosts import commands
 from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,12 +27,6 @@ def run(*args):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
-
-
-@pytest.fixture
-def other_host(monkeypatch):
-    """The plugin takes the host for another one, for which it brings `generate` and `metrics`."""
-    monkeypatch.setattr(host, "current", lambda: reference)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -67,6 +67,29 @@ class Host(Protocol):
 
     def detector_advice(self) -> str:
         """What to do where detectors are missing."""
+
+    # Of metrics. opts: the host's options of a metric.
+
+    def seed_of(self, opts: Any) -> int:
+        """The seed of latents, noise and labels."""
+
+    def batch_size_of(self, opts: Any) -> int | None:
+        """Images at a time; None: the metric's choice."""
+
+    def outdir_of(self, opts: Any) -> str | None:
+        """The folder for files that a metric makes; None: no files."""
+
+    def note(self, opts: Any, **facts: Any) -> None:
+        """Let the result line say what the numbers depend on, where the host keeps such notes."""
+
+    def checked_detector(self, opts: Any, detector: Callable[..., Any], url: str) -> Callable[..., Any]:
+        """The detector with the host's checks of its file and output."""
+
+    def register_families(self, families: Mapping[str, Callable[..., Any]], detectors: Mapping[str, str]) -> None:
+        """Offer metrics for any number of samples, where the host's registry knows patterns.
+
+        families: by the start of the name, `compute(opts, name, count)`.  detectors: URL by the start of the name.
+        """
 
 
 @functools.cache

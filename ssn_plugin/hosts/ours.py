@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -14,8 +15,9 @@ from training.cli import one_line_errors
 from training.formats.network_names import network_help, resolve_network
 
 __all__ = [
-    "DESCRIPTION", "TAKES_CFGS", "check_output", "convert", "detector_advice", "find_detector", "keep_freed_memory",
-    "load_networks", "missing", "network_help", "one_line_errors", "resolve_network", "save_networks", "script",
+    "DESCRIPTION", "TAKES_CFGS", "batch_size_of", "check_output", "checked_detector", "convert", "detector_advice",
+    "find_detector", "keep_freed_memory", "load_networks", "missing", "network_help", "note", "one_line_errors",
+    "outdir_of", "register_families", "resolve_network", "save_networks", "script", "seed_of",
 ]
 
 DESCRIPTION = "the host of this project"
@@ -79,3 +81,36 @@ def find_detector(url: str) -> str | None:
 def detector_advice() -> str:
     return "downloaded at the first use; without a network put them into a folder and name it in DNNLIB_DETECTORS, " \
            "or use metrics that need none: rfid5k_full, rkid5k_full, swd5k_full"
+
+
+def seed_of(opts: Any) -> int:
+    return opts.seed or 0
+
+
+def batch_size_of(opts: Any) -> int | None:
+    return opts.batch_size
+
+
+def outdir_of(opts: Any) -> str | None:
+    return opts.outdir
+
+
+def note(opts: Any, **facts: Any) -> None:
+    opts.provenance.update(facts)
+
+
+def checked_detector(opts: Any, detector: Callable[..., Any], url: str) -> Callable[..., Any]:
+    from metrics import detectors  # imports torch
+
+    if opts.rank == 0:
+        note(opts, detector=detectors.get_hash(url))
+    return functools.partial(detectors.run, detector, url)
+
+
+def register_families(families: Mapping[str, Callable[..., Any]], detectors: Mapping[str, str]) -> None:
+    from metrics import metric_main  # imports torch
+
+    for prefix, compute in families.items():
+        metric_main.register_family(prefix + metric_main.COUNT)(compute)
+    for prefix, url in detectors.items():
+        metric_main.register_detector(prefix + r"\d.*", url)

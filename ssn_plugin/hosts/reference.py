@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -20,8 +20,9 @@ from ssn_plugin.files import open_atomic
 from ssn_plugin.hosts.errors import one_line_errors
 
 __all__ = [
-    "DESCRIPTION", "TAKES_CFGS", "check_output", "convert", "detector_advice", "find_detector", "keep_freed_memory",
-    "load_networks", "missing", "network_help", "one_line_errors", "resolve_network", "save_networks", "script",
+    "DESCRIPTION", "TAKES_CFGS", "batch_size_of", "check_output", "checked_detector", "convert", "detector_advice",
+    "find_detector", "keep_freed_memory", "load_networks", "missing", "network_help", "note", "one_line_errors",
+    "outdir_of", "register_families", "resolve_network", "save_networks", "script", "seed_of",
 ]
 
 DESCRIPTION = "another StyleGAN2-ADA host"
@@ -101,3 +102,27 @@ def find_detector(url: str) -> str | None:
 
 def detector_advice() -> str:
     return "downloaded at the first use"
+
+
+def seed_of(opts: Any) -> int:
+    return 0
+
+
+def batch_size_of(opts: Any) -> int | None:
+    return None
+
+
+def outdir_of(opts: Any) -> str | None:
+    return None
+
+
+def note(opts: Any, **facts: Any) -> None:
+    """Nothing: this host keeps no notes."""
+
+
+def checked_detector(opts: Any, detector: Callable[..., Any], url: str) -> Callable[..., Any]:
+    return detector
+
+
+def register_families(families: Mapping[str, Callable[..., Any]], detectors: Mapping[str, str]) -> None:
+    """Nothing: this host knows a metric by its full name."""
