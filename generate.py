@@ -129,11 +129,12 @@ def main(
     """
     check_options(ctx)
     # These import torch, which --help and wrong usage need not wait for.
+    from torch_utils.devices import choose_device
     from training.images import generation, interpolation, truncation_grid
 
     # What can be refused without the network is refused before it is loaded, the rest before the first file.
     seed_list = [] if seeds is None else generation.parse_seeds(seeds)
-    load = functools.partial(generation.load_generator, network, generation.pick_device(device), trust_pickle)
+    load = functools.partial(generation.load_generator, network, choose_device(device), trust_pickle)
     redraws = resample_block is not None or resample_mask is not None
     if projected_w is not None:
         w = generation.load_projected_w(projected_w)

@@ -68,6 +68,7 @@ def main(
     and proj.mp4 (how it got there). Works for StyleGAN2 and for the block grids of --cfg=ssn.
     """
     # These import torch, which --help and wrong usage need not wait for.
+    from torch_utils.devices import choose_device
     from training.formats.network_names import resolve_network
     from training.images import generation, projection, projection_files
 
@@ -75,7 +76,7 @@ def main(
     resolve_network(network)
     picture = projection_files.open_target(target)
     options = projection.ProjectionOptions(num_steps, candidates, w_plus, fit_noise, seed)
-    torch_device = generation.pick_device(device)
+    torch_device = choose_device(device)
     vgg16 = load_detector(detectors, torch_device) if loss == "lpips" else None
     film_format = choose_film_format() if save_video else None
     G = generation.load_generator(network, torch_device, trust_pickle)

@@ -48,11 +48,13 @@ def main(
     """
     if not math.isfinite(trunc):
         raise click.UsageError(f"--trunc must be finite, got {trunc}")
-    from training.images import generation, style_mixing  # import torch, which --help and wrong usage need not wait for
+    # These import torch, which --help and wrong usage need not wait for.
+    from torch_utils.devices import choose_device
+    from training.images import generation, style_mixing
 
     row_seeds, col_seeds = generation.parse_seeds(rows), generation.parse_seeds(cols)
     layers = None if styles is None else style_mixing.parse_styles(styles)
-    G = generation.load_generator(network, generation.pick_device(device), trust_pickle)
+    G = generation.load_generator(network, choose_device(device), trust_pickle)
     class_idx = usable_class(G, class_idx)
     layers = style_mixing.default_styles(G.num_ws) if layers is None else layers
     style_mixing.check_styles(G, layers)

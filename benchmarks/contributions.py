@@ -28,9 +28,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dnnlib.util import open_atomic
+from torch_utils.devices import choose_device
 from torch_utils.ops import upfirdn2d
 from training.cli import Command
-from training.images.generation import class_to_label, device_of, load_generator, pick_device, seed_to_z
+from training.images.generation import class_to_label, device_of, load_generator, seed_to_z
 
 BATCH = 16  # images measured at a time
 
@@ -163,7 +164,7 @@ def draw(snapshots: list[dict[str, Any]], title: str, path: Path) -> bool:
 def main(run: Path, outdir: Path | None, num: int, device: str | None) -> None:
     """Measure and draw what each resolution of a generator contributes to its images, snapshot by snapshot."""
     outdir, name = run if outdir is None else outdir, run.resolve().name
-    where = pick_device(device)
+    where = choose_device(device)
     find_snapshots(run)  # before anything is made
     outdir.mkdir(parents=True, exist_ok=True)
     snapshots = measure_run(run, num, where)

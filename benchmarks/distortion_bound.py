@@ -46,9 +46,10 @@ from ssn_plugin.measures.pairs import (
     measure_pairs,
     run_network,
 )
+from torch_utils.devices import choose_device
 from training.cli import Command
 from training.dataset import ImageFolderDataset
-from training.images.generation import load_generator, pick_device
+from training.images.generation import load_generator
 
 BATCH = 64  # images at a time
 
@@ -204,7 +205,7 @@ def main(
     diversities = parse_numbers(diversity, "diversity")
     grid = parse_block_grids(blocks)[-1]
     files, known = parse_named(networks, points)
-    generators = {name: load_generator(path, pick_device(device)) for name, path in files.items()}
+    generators = {name: load_generator(path, choose_device(device)) for name, path in files.items()}
     for name, G in generators.items():
         own = block_grid_of(G, name)
         if own != grid:

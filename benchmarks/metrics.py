@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from metrics import detectors, metric_utils, sampling
 from metrics.frechet_inception_distance import frechet_distance
+from torch_utils.devices import choose_device
 from training.cli import Command
 from training.networks import Generator
 
@@ -139,7 +140,7 @@ def main(
     """Measure what the metrics cost beside the networks that they run."""
     if threads is not None:
         torch.set_num_threads(threads)
-    device = metric_utils.default_device(0)
+    device = choose_device()
     num -= num % BATCH
     click.echo(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {resolution} pixels\n")
     print_rates(dataset_times(num, resolution, device, rounds), num, target=0.95)

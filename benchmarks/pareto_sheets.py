@@ -26,6 +26,7 @@ from ssn_plugin.distortion import block_mask
 from ssn_plugin.edits.resample import redraw_blocks, sample_z
 from ssn_plugin.files import save_png
 from ssn_plugin.measures.pairs import draw_noise, measure_pairs, run_network, synthesize_pairs
+from torch_utils.devices import choose_device
 from training.cli import Command, network_option
 from training.images.generation import load_generator
 
@@ -188,7 +189,7 @@ def measure_border_steps(G: Any, num_pairs: int, device: torch.device) -> dict[s
 @click.option("--pairs", type=click.IntRange(min=1), default=1000, show_default=True, help="To measure borders with")
 def main(network: str, outdir: Path, pairs: int) -> None:
     """Draw samples, resamplings and the difference to inpainting."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     G = load_generator(network, device)
     scale = max(128 // G.img_resolution, 1)
     outdir.mkdir(parents=True, exist_ok=True)

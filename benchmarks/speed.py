@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ssn_plugin.config import SSNConfig
 from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
+from torch_utils.devices import choose_device
 from training import networks
 from training.cli import Command
 from training.config import auto_spec
@@ -228,11 +229,11 @@ def benchmark_training(resolution: int, batch: int, repeats: int, device: torch.
 @click.option("--resolutions", default="32,128,256", show_default=True, help="Image sizes in pixels")
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Images per pass and per step")
 @click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Turns of forward passes")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-def main(resolutions: str, batch: int, repeats: int, device: str) -> None:
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
+def main(resolutions: str, batch: int, repeats: int, device: str | None) -> None:
     """Time forward passes and training steps."""
     sizes = [int(size) for size in resolutions.split(",")]
-    target = torch.device(device)
+    target = choose_device(device)
     click.echo(f"torch {torch.__version__}, {target}, {torch.get_num_threads()} threads, float32, batch {batch}")
     click.echo("\n  res  forward pass                      fastest  x floor")
     for size in sizes:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import dnnlib
+from torch_utils import devices
 from training.networks import side_lengths
 
 from . import content_hash, detectors, sampling
@@ -59,7 +60,7 @@ class MetricOptions:
         self.dataset_kwargs = dnnlib.EasyDict(dataset_kwargs or {})
         self.num_gpus = num_gpus
         self.rank = rank
-        self.device = device if device is not None else default_device(rank)
+        self.device = device if device is not None else devices.choose_device(index=rank)
         self.progress = (progress or ProgressMonitor()).sub() if rank == 0 else ProgressMonitor()
         self.cache = cache
         self.seed = seed
@@ -68,10 +69,6 @@ class MetricOptions:
         self.classifiers = list(classifiers)
         self.ppl_histogram = ppl_histogram
         self.provenance = dnnlib.EasyDict()   # filled while a metric runs: what the number depends on
-
-
-def default_device(rank: int) -> torch.device:
-    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 # Detectors

@@ -11,19 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import detectors, metric_utils, sampling
-
-
-def slerp(
-    a: torch.Tensor,   # [N, Z]
-    b: torch.Tensor,   # [N, Z]
-    t: torch.Tensor,   # [N, 1]
-) -> torch.Tensor:     # [N, Z], of unit length
-    """Spherical interpolation: the directions of a and b at t = 0 and 1, with constant angular speed between them."""
-    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-    cosine = (a * b).sum(dim=-1, keepdim=True)
-    angle = t * torch.acos(cosine.clamp(-1, 1))
-    orthogonal = F.normalize(b - cosine * a, dim=-1)
-    return F.normalize(a * torch.cos(angle) + orthogonal * torch.sin(angle), dim=-1)
+from .sampling import slerp
 
 
 def trimmed_mean(values: np.ndarray) -> float:
@@ -82,8 +70,7 @@ class PPLSampler(torch.nn.Module):
         n, device = len(c), c.device
         t = torch.rand([n], device=device) if self.sampling == "full" else torch.zeros([n], device=device)
         z0, z1 = torch.randn([2 * n, self.G.z_dim], device=device).chunk(2)
-        noise = {name: torch.randn_like(self.G.synthesis.get_buffer(name))
-                 for name in sampling.noise_shapes(self.G.synthesis)}
+        noise = {name: torch.randn_like(fixed) for name, fixed in sampling.noise_maps(self.G.synthesis).items()}
         return t, z0, z1, noise
 
     def _draw_items(self, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 # Independent random streams of one seed. A number once given to a purpose stays with it, so results stay repeatable.
 STREAM_LATENT = 0
@@ -48,16 +49,16 @@ def draw_latents(
     return torch.stack(latents), labels
 
 
-def noise_shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of the fixed noise maps of a network or of its synthesis part."""
-    return {name: buf.shape for name, buf in module.named_buffers() if name.split(".")[-1] == "noise_const"}
+def noise_maps(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The fixed noise maps of a network or of its synthesis part, by buffer name, in the order of the convolutions."""
+    return {name: buffer for name, buffer in net.named_buffers() if name.split(".")[-1] == "noise_const"}
 
 
 def draw_noise(
-    module: torch.nn.Module, generators: Sequence[torch.Generator], device: torch.device
+    net: torch.nn.Module, generators: Sequence[torch.Generator], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Fresh unit normals for every noise map, one set per generator: name -> `[N, 1, r, r]`."""
-    shapes = noise_shapes(module)
+    shapes = {name: buffer.shape for name, buffer in noise_maps(net).items()}
     sizes = [shape.numel() for shape in shapes.values()]
     if not sizes:
         return {}
@@ -66,14 +67,15 @@ def draw_noise(
     return {name: part.reshape(len(generators), 1, *shape) for (name, shape), part in maps}
 
 
-def call_with_noise(module: torch.nn.Module, noise: dict[str, torch.Tensor], **kwargs: Any) -> torch.Tensor:
-    """Run a network with its noise buffers replaced for this one call; the network itself is left as it was.
+def call_with_noise(net: torch.nn.Module, noise: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Call a network with other noise maps in the place of its fixed ones, by buffer name; those not named stay.
 
-    A noise buffer of shape `[N, 1, r, r]` broadcasts like one of `[r, r]`, so each image can have its own.
+    The network itself is left as it was. A map of shape `[N, 1, r, r]` broadcasts like one of `[r, r]`, so each image
+    can have its own. Without maps it is a plain call.
     """
     if not noise:
-        return module(**kwargs)
-    return torch.func.functional_call(module, noise, args=(), kwargs={**kwargs, "noise_mode": "const"})
+        return net(*args, **kwargs)
+    return torch.func.functional_call(net, noise, args, {**kwargs, "noise_mode": "const"})
 
 
 def generate_images(
@@ -100,6 +102,19 @@ def generate_images(
     if G_kwargs.get("noise_mode", "random") == "random":
         noise = draw_noise(G, [item_generator(seed, STREAM_NOISE, i, device) for i in indices], device)
     return call_with_noise(G, noise, z=z.to(device), c=c.to(device), **G_kwargs)
+
+
+def slerp(
+    a: torch.Tensor,           # [N, Z]
+    b: torch.Tensor,           # [N, Z]
+    t: torch.Tensor | float,   # [N, 1], or one for all
+) -> torch.Tensor:             # [N, Z], of unit length
+    """Spherical interpolation: the directions of a and b at t = 0 and 1, with constant angular speed between them."""
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    cosine = (a * b).sum(dim=-1, keepdim=True)
+    angle = t * torch.acos(cosine.clamp(-1, 1))
+    orthogonal = F.normalize(b - cosine * a, dim=-1)
+    return F.normalize(a * torch.cos(angle) + orthogonal * torch.sin(angle), dim=-1)
 
 
 def to_uint8(img: torch.Tensor) -> torch.Tensor:

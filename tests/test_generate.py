@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import generate
+from metrics import sampling
 from ssn_plugin.networks import SSNGenerator
 from training.images import generation
 from training.images.interpolation import Interpolation, interpolation_frames, slerp
@@ -116,7 +117,7 @@ def test_random_noise_of_a_latent_is_replaced_for_one_call_only(folder):
     G = load(folder / "plain.pkl")
     before = {name: buffer.clone() for name, buffer in G.named_buffers()}
     ws, state = torch.zeros([1, 6, 4]), torch.get_rng_state()
-    images = [generation.call_with_noise(G.synthesis, seed, "random", ws) for seed in (0, 1, 0)]
+    images = [generation.call_with_seed(G.synthesis, seed, "random", ws) for seed in (0, 1, 0)]
     assert torch.equal(images[0], images[2]) and not torch.equal(images[0], images[1])
     assert all(torch.equal(buffer, before[name]) for name, buffer in G.named_buffers())
     assert torch.equal(torch.get_rng_state(), state)
@@ -142,7 +143,7 @@ def test_projected_latents_are_rendered_instead_of_seeds(folder, tmp_path):
 def test_fitted_noise_maps_are_rendered_with_the_projected_latents(folder, tmp_path):
     G = load(folder / "plain.pkl")
     w = np.random.RandomState(0).randn(1, 6, 4).astype(np.float32)
-    noise = {name: torch.randn(value.shape) for name, value in generation.noise_maps(G.synthesis).items()}
+    noise = {name: torch.randn(value.shape) for name, value in sampling.noise_maps(G.synthesis).items()}
     np.savez(tmp_path / "w.npz", w=w, **{name: value.numpy() for name, value in noise.items()})
     common = ["--network", folder / "plain.pkl", "--projected-w", tmp_path / "w.npz", "--outdir", tmp_path]
     run_ok(*common)
@@ -206,7 +207,7 @@ def test_spherical_interpolation_turns_each_block_at_constant_speed():
 
 def test_random_noise_stays_the_same_throughout_a_film(folder):
     frames = film_of(folder, seeds=[5, 2], steps=1, noise_mode="random")
-    img = generation.call_with_noise(load(folder / "plain.pkl"), 5, "random", generation.seed_to_z(2, 4), None)
+    img = generation.call_with_seed(load(folder / "plain.pkl"), 5, "random", generation.seed_to_z(2, 4), None)
     assert np.array_equal(frames[1], as_8_bit(img))
 
 

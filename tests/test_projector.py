@@ -16,6 +16,7 @@ from PIL import Image
 
 import generate
 import projector
+from metrics import sampling
 from ssn_plugin.networks import SSNGenerator
 from training.images import generation, projection, projection_files
 from training.images.projection import PerceptualDistance, PixelDistance, ProjectionOptions, fit
@@ -150,7 +151,7 @@ def test_fitted_noise_maps_have_zero_mean_and_unit_variance():
     G = tiny_generator(8)
     target = image_of(G)
     found = fit(G, target, PixelDistance(target), ProjectionOptions(**dict(QUICK, num_steps=5), fit_noise=True))
-    assert found.noise.keys() == generation.noise_maps(G.synthesis).keys()
+    assert found.noise.keys() == sampling.noise_maps(G.synthesis).keys()
     for value in found.noise.values():
         assert value.mean().abs() < 1e-6 and value.square().mean() == pytest.approx(1, abs=1e-5)
 

@@ -159,9 +159,9 @@ def take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] 
 
 def training_device(prefer_cpu: bool) -> str:
     """Where training will run: "cuda" if there is a GPU and it is wanted, else "cpu"."""
-    import torch  # takes seconds, which --help and a mistyped option need not wait for
+    from torch_utils.devices import choose_device  # torch takes seconds, which --help and mistyped options do without
 
-    return "cuda" if torch.cuda.is_available() and not prefer_cpu else "cpu"
+    return choose_device(on_cpu=prefer_cpu).type
 
 
 def _require(condition: bool, option: str, rule: str, value: object) -> None:

@@ -32,9 +32,10 @@ class OpenNetwork:
 
         trust: execute source code that the file carries.
         """
-        from training.images.generation import load_generator, pick_device  # other hosts have other readers
+        from torch_utils.devices import choose_device  # other hosts have other readers
+        from training.images.generation import load_generator
 
-        return cls.of(load_generator(network, pick_device(device), trust), os.path.basename(network), network)
+        return cls.of(load_generator(network, choose_device(device), trust), os.path.basename(network), network)
 
     @classmethod
     def of(cls, G: torch.nn.Module, name: str, path: str | None = None) -> OpenNetwork:

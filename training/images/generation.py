@@ -1,4 +1,8 @@
-"""From a network file and a seed to an 8-bit image."""
+"""From a network file and a seed to an 8-bit image.
+
+The latents of a seed are those of every StyleGAN2-ADA host, so that seed 7 is the same image everywhere. Metrics draw
+theirs per item from streams of their own (`metrics/sampling.py`); `ssn_plugin` keys redraws like the noise here.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 
 import dnnlib
+from metrics import sampling
 from training.network_files import load_networks
 
 MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
@@ -39,21 +44,6 @@ def series_name(seeds: Sequence[int]) -> str:
     """What a file about several seeds is called: `seed0003-seed0007`, by the first and the last; `seed0003` of one."""
     first, last = f"seed{seeds[0]:04d}", f"seed{seeds[-1]:04d}"
     return first if len(seeds) == 1 else f"{first}-{last}"
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or the first CUDA GPU, or the CPU where there is none."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}") from err
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name} is not there, found {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def load_generator(network: str, device: torch.device, trust: bool = False) -> torch.nn.Module:
@@ -87,10 +77,36 @@ def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
 
 def to_uint8(img: torch.Tensor) -> np.ndarray:
     """[N, C, H, W] in -1..1 -> uint8 [N, H, W, C], cut off rather than rounded."""
-    return (img.permute(0, 2, 3, 1) * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return sampling.to_uint8(img).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def synthesize(G: torch.nn.Module, ws: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Images `[N, C, H, W]` of styles `[N, num_ws, w_dim]`, with these noise maps instead of the fixed ones."""
+    return sampling.call_with_noise(G.synthesis, noise, ws, noise_mode="const")
+
+
+def call_with_seed(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Call a network or its synthesis part; random noise is that of the seed, see `seed_to_noise`."""
+    if noise_mode != "random":
+        return net(*args, noise_mode=noise_mode, **kwargs)
+    fixed = enumerate(sampling.noise_maps(net).items())
+    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in fixed}
+    return sampling.call_with_noise(net, noise, *args, noise_mode="const", **kwargs)
 
 
 @torch.no_grad()
+def image_of_seed(
+    G: torch.nn.Module, seed: int, c: torch.Tensor, truncation_psi: float, noise_mode: str
+) -> np.ndarray:
+    """The image of one seed and label `[1, c_dim]`, uint8 [H, W, C].
+
+    A batch would be faster on a GPU, but its rounding differs from that of single images, so that a seed would give
+    slightly different pixels from one call to the next.
+    """
+    z = seed_to_z(seed, G.z_dim).to(c)
+    return to_uint8(call_with_seed(G, seed, noise_mode, z, c, truncation_psi=truncation_psi))[0]
+
+
 def save_seeds(
     G: torch.nn.Module,
     seeds: Sequence[int],
@@ -99,40 +115,12 @@ def save_seeds(
     noise_mode: str,
     outdir: str | os.PathLike,
 ) -> Iterator[str]:
-    """Write `seed0003.png` for each seed; yields the paths as they are done.
-
-    Random noise is that of the seed, see `seed_to_noise`. A batch would be faster on a GPU, but its rounding differs
-    from that of single images, so that a seed would give slightly different files from one call to the next.
-    """
+    """Write `seed0003.png` for each seed; yields the paths as they are done."""
     os.makedirs(outdir, exist_ok=True)
-    device = device_of(G)
-    c = class_to_label(class_idx, G.c_dim).to(device)
+    c = class_to_label(class_idx, G.c_dim).to(device_of(G))
     for seed in seeds:
-        z = seed_to_z(seed, G.z_dim).to(device)
-        img = call_with_noise(G, seed, noise_mode, z, c, truncation_psi=truncation_psi)
-        yield save_png(to_uint8(img)[0], os.path.join(outdir, f"seed{seed:04d}.png"))
-
-
-def noise_maps(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The fixed noise maps of a network or of its synthesis part, by buffer name, in the order of the convolutions."""
-    return {name: buffer for name, buffer in net.named_buffers() if name.endswith(".noise_const")}
-
-
-def synthesize(G: torch.nn.Module, ws: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Images `[N, C, H, W]` of styles `[N, num_ws, w_dim]`.
-
-    noise: maps that take the place of the fixed ones of `G.synthesis` for this call; those not named stay.
-    """
-    return torch.func.functional_call(G.synthesis, noise, (ws,), dict(noise_mode="const"))
-
-
-def call_with_noise(net: torch.nn.Module, seed: int, noise_mode: str, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Call a network whose random noise follows from the seed: as its fixed noise maps, for this one call."""
-    if noise_mode != "random":
-        return net(*args, noise_mode=noise_mode, **kwargs)
-    fixed = enumerate(noise_maps(net).items())
-    noise = {name: seed_to_noise(seed, i, buffer.shape).to(buffer) for i, (name, buffer) in fixed}
-    return torch.func.functional_call(net, noise, args, dict(kwargs, noise_mode="const"))
+        image = image_of_seed(G, seed, c, truncation_psi, noise_mode)
+        yield save_png(image, os.path.join(outdir, f"seed{seed:04d}.png"))
 
 
 def load_projected_w(path: str | os.PathLike) -> np.ndarray:
@@ -150,7 +138,7 @@ def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike
 
 def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The noise maps that projector.py fitted and wrote beside `w`, by buffer name; empty if it fitted none."""
-    own = noise_maps(G.synthesis)
+    own = sampling.noise_maps(G.synthesis)
     found = _load_arrays(path, list(own))
     for name, value in found.items():
         shape = list(own[name].shape)
@@ -188,7 +176,7 @@ def save_projected(
         if noise_mode == "const":
             img = synthesize(G, row[None], noise)
         else:
-            img = call_with_noise(G.synthesis, i, noise_mode, row[None])
+            img = call_with_seed(G.synthesis, i, noise_mode, row[None])
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from training.images.generation import call_with_noise, class_to_label, device_of, seed_to_z, series_name, to_uint8
+from metrics import sampling
+from training.images.generation import call_with_seed, class_to_label, device_of, seed_to_z, series_name, to_uint8
 from training.images.video import FilmFormat, save_film
 
 MAX_FRAMES = 100_000   # an hour at 30 frames a second; more is a slip of the keyboard
@@ -41,20 +42,14 @@ class Interpolation:
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: float, num_blocks: int = 1) -> torch.Tensor:
-    """Spherical interpolation of latents `[1, z_dim]`: each block turns from a to b at constant speed. a at t = 0.
+    """Spherical interpolation of latents `[1, z_dim]`: each block turns from a to b at constant speed.
 
     A network normalises every block of its latent, so that only directions count. On the straight line the direction
     would change fastest in the middle. The lengths change linearly.
     """
     x, y = a.reshape(num_blocks, -1), b.reshape(num_blocks, -1)
-    x_length, y_length = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
-    angle = torch.acos(((x * y).sum(dim=1, keepdim=True) / (x_length * y_length)).clamp(-1, 1))
-    near = angle < 1e-4   # there the arc is as good as straight, and the sines below vanish
-    sine = torch.where(near, 1, torch.sin(angle))
-    from_x = torch.where(near, 1 - t, torch.sin((1 - t) * angle) / sine)
-    from_y = torch.where(near, t, torch.sin(t * angle) / sine)
-    length = x_length.lerp(y_length, t)
-    return (from_x * (length / x_length) * x + from_y * (length / y_length) * y).reshape(a.shape)
+    length = x.norm(dim=1, keepdim=True).lerp(y.norm(dim=1, keepdim=True), t)
+    return (sampling.slerp(x, y, t) * length).reshape(a.shape)
 
 
 @torch.no_grad()
@@ -78,8 +73,9 @@ def interpolation_frames(
         if path.space == "w":
             ws = before.lerp(after, t)
         else:
-            ws = G.mapping(slerp(before, after, t, num_blocks), c, truncation_psi=truncation_psi)
-        yield to_uint8(call_with_noise(G.synthesis, path.seeds[0], noise_mode, ws))[0]
+            z = slerp(before, after, t, num_blocks) if t else before   # the very image of the seed
+            ws = G.mapping(z, c, truncation_psi=truncation_psi)
+        yield to_uint8(call_with_seed(G.synthesis, path.seeds[0], noise_mode, ws))[0]
 
 
 def save_interpolation(

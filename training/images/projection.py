@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from metrics import detectors
-from training.images.generation import noise_maps, synthesize
+from metrics.sampling import noise_maps
+from training.images.generation import synthesize
 
 MAX_PERCEPTUAL_SIDE = 256   # VGG16 saw objects of about this size; larger images are reduced to it
 STATISTICS_SEED = 123       # of the samples that give the mean style

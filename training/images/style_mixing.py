@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from training.images.generation import (
-    call_with_noise,
+    call_with_seed,
     class_to_label,
     device_of,
     image_shape,
@@ -76,14 +76,14 @@ def save_mixtures(
     grid = np.zeros([len(rows) + 1, height, len(columns) + 1, width, channels], dtype=np.uint8)
     grid[0, :, 0, :, 3:] = 255   # the corner is black also where there is transparency
     for seed, w in ws.items():
-        image = to_uint8(call_with_noise(G.synthesis, seed, noise_mode, w))[0]
+        image = to_uint8(call_with_seed(G.synthesis, seed, noise_mode, w))[0]
         grid[1:, :, 0][np.equal(rows, seed)] = image
         grid[0, :, 1:][:, np.equal(columns, seed)] = image[:, None]
         yield save_png(image, os.path.join(outdir, f"{seed}-{seed}.png"))
     for (i, row), (j, column) in itertools.product(enumerate(rows, 1), enumerate(columns, 1)):
         w = ws[row].clone()
         w[:, styles] = ws[column][:, styles]
-        grid[i, :, j] = image = to_uint8(call_with_noise(G.synthesis, row, noise_mode, w))[0]
+        grid[i, :, j] = image = to_uint8(call_with_seed(G.synthesis, row, noise_mode, w))[0]
         if row != column:   # that one is a source
             yield save_png(image, os.path.join(outdir, f"{row}-{column}.png"))
     page = grid.reshape(grid.shape[0] * height, grid.shape[2] * width, channels)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 import dnnlib
-from training.images.generation import call_with_noise, class_to_label, device_of, seed_to_z, series_name, to_uint8
+from training.images.generation import class_to_label, device_of, image_of_seed, series_name
 from training.images.pictures import draw_labelled_grid
 
 MAX_CELLS = 2000   # 130 million pixels at the largest tile
@@ -29,7 +28,6 @@ def parse_psis(text: str, num_seeds: int) -> list[float]:
     return psis
 
 
-@torch.no_grad()
 def save_truncation_grid(
     G: torch.nn.Module,
     seeds: Sequence[int],
@@ -42,16 +40,9 @@ def save_truncation_grid(
 
     Each image is that of `generation.save_seeds` with the same seed and psi.
     """
-    device = device_of(G)
-    c = class_to_label(class_idx, G.c_dim).to(device)
-
-    def images() -> Iterator[np.ndarray]:
-        for seed in seeds:
-            z = seed_to_z(seed, G.z_dim).to(device)
-            for psi in psis:
-                yield to_uint8(call_with_noise(G, seed, noise_mode, z, c, truncation_psi=psi))[0]
-
-    page = draw_labelled_grid(images(), [f"seed {seed}" for seed in seeds], [f"psi {psi:g}" for psi in psis])
+    c = class_to_label(class_idx, G.c_dim).to(device_of(G))
+    images = (image_of_seed(G, seed, c, psi, noise_mode) for seed in seeds for psi in psis)
+    page = draw_labelled_grid(images, [f"seed {seed}" for seed in seeds], [f"psi {psi:g}" for psi in psis])
     os.makedirs(outdir, exist_ok=True)
     path = os.path.join(outdir, f"{series_name(seeds)}-trunc.png")
     with dnnlib.util.open_atomic(path) as file:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import dnnlib
-from torch_utils import misc
+from torch_utils import devices, misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.dataset import Dataset
 from training.plugins import import_plugins
@@ -22,11 +22,8 @@ from training.run.step import AdaController, TrainingState, make_phases
 
 def choose_device(device: torch.device | str | None, rank: int) -> torch.device:
     """The given device; otherwise the GPU with the number of the rank, or the CPU where there is no GPU."""
-    if device is None:
-        device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    chosen = devices.choose_device(device, index=rank)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", rank if chosen.index is None else chosen.index)
         torch.cuda.set_device(chosen)
     return chosen
 

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from torch_utils import training_stats
+from torch_utils import devices, training_stats
 from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
 from training.run.place import Place, launched_place
@@ -38,12 +38,10 @@ Job = Callable[[Place, Any], None]  # (place, argument); a function at the top o
 
 def choose_device(place: Place, on_cpu: bool) -> torch.device:
     """The GPU of a process, or the CPU. Raises ValueError if this machine has fewer GPUs than processes."""
-    if on_cpu or not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if place.local_size > count:
+    device, count = devices.choose_device(on_cpu=on_cpu), torch.cuda.device_count()
+    if device.type == "cuda" and place.local_size > count:
         raise ValueError(f"--gpus must be at most {count}, the number of GPUs of this machine, got {place.local_size}")
-    return torch.device("cuda", place.local_rank)
+    return devices.choose_device(device, index=place.local_rank)
 
 
 @contextlib.contextmanager
