@@ -39,7 +39,8 @@ from training.config import auto_spec
 from training.loss import StyleGAN2Loss
 from training.run.construction import configure_torch
 from training.run.cuda_graphs import GraphedLoss
-from training.run.step import StepOptions, TrainingState, make_phases, train_step
+from training.run.run_options import StepOptions
+from training.run.step import TrainingState, make_phases, train_step
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
 PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink)

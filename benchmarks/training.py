@@ -36,8 +36,9 @@ from training.plugins import import_plugins
 from training.run import batches, construction, processes, run_state
 from training.run.batches import TrainingData
 from training.run.place import Place
+from training.run.run_options import RunOptions, StepOptions
 from training.run.snapshot import network_snapshot
-from training.run.step import StepOptions, TrainingState, train_step
+from training.run.step import TrainingState, train_step
 
 CPU = torch.device("cpu")
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
@@ -66,11 +67,9 @@ def make_training(
     import_plugins()
     _, args = setup_training_loop_kwargs(data=str(path), gpus=0, metrics=[], processes=place.num_processes, **options)
     training_set = construction.load_training_set(args.training_set_kwargs, verbose=False)
-    names = ("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "batch_size", "augment_kwargs",
-             "augment_p", "ada_target")
     construction.configure_torch(random_seed=0, cudnn_benchmark=True, allow_tf32=False)
-    state = construction.make_state(training_set, CPU, **{name: args[name] for name in names if name in args})
-    step_options = StepOptions(args.batch_size, args.batch_gpu, place.num_processes, place.rank)
+    run_options = RunOptions(**args, rank=place.rank)
+    state, step_options = construction.make_state(run_options, training_set, CPU), run_options.step
     data = TrainingData(training_set, step_options.local_batch, CPU, place.rank, place.num_processes)
     return state, data, step_options
 

@@ -32,6 +32,13 @@ from typing import IO, Any, TextIO, cast
 import numpy as np
 
 
+class UserError(ValueError):
+    """Something that a user can put right, such as an option or a file: one line that names it, the rule and the value.
+
+    Commands print the line and end with exit code 2. Any other ValueError is taken for a bug, and shown as one.
+    """
+
+
 class EasyDict(dict):
     """A dict whose items can also be read, written and deleted as attributes.
 

@@ -19,6 +19,7 @@ from training.config import UserError
 from training.formats import network_export
 from training.network_files import load_networks
 from training.run.snapshot import resume_networks
+from training.run.train_options import ARCHITECTURES
 
 SHAPE: dict[str, Any] = dict(c_dim=0, img_resolution=16, img_channels=3)
 
@@ -73,10 +74,10 @@ def test_an_unknown_architecture_is_refused(option):
 
 
 @pytest.mark.parametrize("cfg", ["auto", "ssn"])
-@pytest.mark.parametrize("architecture", config.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_networks_of_every_architecture_learn(data, cfg, architecture, monkeypatch):
     spec = dataclasses.replace(config.auto_spec(16, 1), fmaps=1 / 256, channel_max=8, mapping_layers=2)
-    monkeypatch.setattr(config, "_cfg_spec", lambda *_: spec)
+    monkeypatch.setattr(config, "cfg_spec", lambda *_: spec)
     args = setup_training_loop_kwargs(data=data, cfg=cfg, gpus=0, g_arch=architecture, d_arch=architecture)[1]
     G, D = (dnnlib.util.construct_class_by_name(**kwargs, **SHAPE).train() for kwargs in (args.G_kwargs, args.D_kwargs))
     loss = dnnlib.util.construct_class_by_name(

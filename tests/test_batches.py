@@ -14,7 +14,7 @@ import torch
 from torch_utils.misc import InfiniteSampler
 from training.dataset import Dataset
 from training.run import batches
-from training.run.batches import DataError, TrainingData, named_worker_loss
+from training.run.batches import DataError, TrainingData, one_line_for_dead_workers
 
 CPU = torch.device("cpu")
 LOADER_KWARGS = dict(pin_memory=True, num_workers=3, prefetch_factor=2)
@@ -178,7 +178,8 @@ def test_an_image_or_a_worker_that_is_gone_is_one_line(monkeypatch, end, num_wor
 
 
 def test_a_worker_that_dies_while_something_else_is_computed_is_one_line_too():
-    with pytest.raises(OSError, match="cannot read the training set: DataLoader worker .*"), named_worker_loss():
+    cause = "cannot read the training set: DataLoader worker .*"
+    with pytest.raises(OSError, match=cause), one_line_for_dead_workers():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with pytest.raises(RuntimeError, match="shapes"), named_worker_loss():
+    with pytest.raises(RuntimeError, match="shapes"), one_line_for_dead_workers():
         raise RuntimeError("shapes cannot be multiplied")

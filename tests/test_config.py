@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import click
@@ -11,8 +12,10 @@ import pytest
 
 import dnnlib
 import train
-from training import config, plugins
+from training import config, launch, plugins
 from training.config import CfgExtension, TrainOptions, UserError, auto_spec, setup_training_loop_kwargs
+from training.run import cfgs
+from training.run.option_table import options_of
 
 
 def write_images(folder, count=6, size=(16, 16), labels=False):
@@ -193,7 +196,7 @@ def test_max_size_counts_images_before_mirroring(data):
 
 
 def test_a_plugin_adds_a_cfg_with_options_of_its_own(data, monkeypatch):
-    monkeypatch.setattr(config, "_extensions", dict(config._extensions))
+    monkeypatch.setattr(cfgs, "_extensions", dict(cfgs._extensions))
 
     def spec(resolution, gpus, device):
         return dataclasses.replace(auto_spec(resolution, gpus), batch=16, kimg=resolution)
@@ -256,9 +259,31 @@ def test_train_offers_the_functions_that_plugins_wrap():
 
 def test_every_host_option_exists_on_the_command_line():
     on_command_line = {param.name for param in train.main.params}
-    fields = {field.name for field in dataclasses.fields(TrainOptions)} - {"processes"}  # which a launcher decides
-    assert fields <= on_command_line
+    assert set(options_of(TrainOptions)) <= on_command_line
     assert set(config.extension_options()) <= on_command_line
+
+
+# Defaults that --help words otherwise, as they would be typed; those that a cfg decides are not among them.
+DEFAULTS_IN_WORDS = dict(gpus="1", keep_best=None, log="none", data=None, keep=None, subset=None, p=None,
+                         resume="noresume", trust_pickle=None)
+
+
+@pytest.mark.parametrize("option", [param for param in train.main.params if param.name in options_of(TrainOptions)],
+                         ids=lambda option: option.name)
+def test_the_default_that_help_shows_is_the_one_in_use(data, option):
+    shown = re.search(r"\[default: ([^;\]]*)", option.help)
+    text = DEFAULTS_IN_WORDS.get(option.name, shown[1] if shown else None)
+    if text is None or text.startswith("from cfg"):
+        return
+    plain, given = (setup_training_loop_kwargs(data=data, **kwargs)[1]
+                    for kwargs in [{}, {option.name: option.type.convert(text, option, None)}])
+    flat = launch.flatten(given)
+    changed = {name for name, value in launch.flatten(plain).items() if flat.pop(name) != value}
+    assert changed == set()
+    assert {name: flat[name] for name in flat} == {
+        "tick": dict(kimg_per_tick=4), "freezed": {"D_kwargs.block_kwargs.freeze_layers": 0},
+        "g_arch": {"G_kwargs.synthesis_kwargs.architecture": "skip"}, "d_arch": {"D_kwargs.architecture": "resnet"},
+    }.get(option.name, {})  # written down although they are the defaults of the loop or the network
 
 
 def differing(got, want, path=""):

@@ -11,6 +11,7 @@ from tiny_run import loop_kwargs, write_zip
 from training.loss import Loss
 from training.run import construction, run_state
 from training.run.cuda_graphs import GraphedLoss
+from training.run.run_options import RunOptions
 from training.run.snapshot import network_snapshot
 
 
@@ -156,9 +157,8 @@ def make_state(tmp_path):
     write_zip(tmp_path / "data.zip")
     kwargs = loop_kwargs(tmp_path, tmp_path / "data.zip")
     training_set = construction.load_training_set(kwargs["training_set_kwargs"], verbose=False)
-    names = ("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "batch_size")
     return lambda cuda_graphs: construction.make_state(
-        training_set, torch.device("cpu"), **{name: kwargs[name] for name in names}, cuda_graphs=cuda_graphs)
+        RunOptions(**dict(kwargs, cuda_graphs=cuda_graphs)), training_set, torch.device("cpu"))
 
 
 def test_only_a_run_with_graphs_draws_on_the_device_on_a_processor_as_well(make_state):

@@ -161,7 +161,7 @@ def test_more_processes_than_gpus_are_refused_before_any_is_started(monkeypatch)
     ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False),
 ])
 def test_only_what_torch_says_about_lost_processes_is_taken_for_it(text, is_loss):
-    with pytest.raises(ConnectionError if is_loss else RuntimeError) as caught, processes.named_loss():
+    with pytest.raises(ConnectionError if is_loss else RuntimeError) as caught, processes.one_line_for_lost_processes():
         raise RuntimeError(text)
     assert ("another process of the run is lost" in str(caught.value)) == is_loss and "pair.cc" not in str(caught.value)
 

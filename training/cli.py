@@ -6,7 +6,7 @@ import contextlib
 import dis
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any
 
@@ -39,10 +39,27 @@ class Command(click.Command):
     Use it as `@click.command(cls=Command)`. With DNNLIB_TRACEBACK=1 in the environment errors pass unchanged.
     """
 
+    def __init__(self, *args: Any, context_settings: Mapping[str, Any] | None = None, **kwargs: Any):
+        settings = {"help_option_names": ["-h", "--help"], **(context_settings or {})}
+        super().__init__(*args, context_settings=settings, **kwargs)
+
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
         if args is None:  # the process is this command; a caller who passes arguments has a process of its own
             keep_freed_memory()
         return super().main(args, *other, **options)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options under the headings that they name; those that name none, as always."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for heading, records in sorted(groups.items(), key=lambda item: item[0] == "Options"):
+            with formatter.section(heading):
+                formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with one_line_errors():

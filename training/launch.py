@@ -11,6 +11,7 @@ from typing import Any
 
 import dnnlib
 from dnnlib import EasyDict
+from dnnlib.util import UserError
 from training import config
 from training.cli import OneLineError, one_line_errors
 from training.formats import network_names
@@ -18,7 +19,7 @@ from training.plugins import import_plugins
 from training.run import construction, processes, run_state
 from training.run.place import Place
 from training.run.run_folders import OPTIONS_FILE, is_in_use, make_run_dir, record, recorded_args, sole_use
-from training.run.step import StepOptions
+from training.run.run_options import RunOptions
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
 
@@ -45,7 +46,7 @@ def launch(
     device = processes.choose_device(place, on_cpu)
     with processes.connected(place, device) as is_restart:
         args = processes.compute_first(place, prepare_again if is_restart else prepare)
-        with resume_hint(args, place), processes.named_loss():
+        with resume_hint(args, place), processes.one_line_for_lost_processes():
             train_process(place, args)
     if place.num_processes > 1:
         processes.leave()
@@ -80,7 +81,7 @@ def new_run(desc: str, args: EasyDict, outdir: str) -> EasyDict:
     resume = args.get("resume_pkl")
     if resume and not dnnlib.util.is_url(resume, allow_file_urls=True) and not os.path.isfile(resume):
         known = ", ".join(network_names.short_names())
-        raise config.UserError(
+        raise UserError(
             f"--resume must be an existing file, a URL, noresume, latest or one of {known}, got {resume}")
     check(args, outdir)
     return record(args, make_run_dir(outdir, desc))
@@ -92,7 +93,7 @@ def continued_run(args: EasyDict, run_dir: str) -> EasyDict:
     with sole_use(run_dir):
         if not run_state.state_paths(run_dir):
             if any(name.startswith("network-snapshot-") for name in os.listdir(run_dir)):
-                raise config.UserError(f"{run_dir} holds networks but no training state to carry on from; "
+                raise UserError(f"{run_dir} holds networks but no training state to carry on from; "
                                        "--resume=PKL starts a new run from a network")
             for name in run_state.growing_files(run_dir):
                 os.remove(os.path.join(run_dir, name))
@@ -108,14 +109,14 @@ def latest_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir: st
     for run_dir in runs_with_state(outdir):
         try:
             carried_on = with_settings(run_dir, args, options)
-        except config.UserError as err:
+        except UserError as err:
             refusals.append(str(err))
             continue
         if not is_in_use(run_dir):
             return continued_run(carried_on, run_dir)
         refusals.append(f"{run_dir} is still running")
     if refusals:
-        raise config.UserError(f"--resume=latest found no run with these options that could carry on: {refusals[0]}")
+        raise UserError(f"--resume=latest found no run with these options that could carry on: {refusals[0]}")
     print(f"There is no training state below {outdir}: a new run starts.")
     return new_run(desc, args, outdir)
 
@@ -123,7 +124,7 @@ def latest_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir: st
 def restarted_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str) -> EasyDict:
     """Carry on the run that a launcher has started before it lost a process: the last one with these options."""
     for run_dir in sorted(run_folders(outdir), reverse=True):
-        with contextlib.suppress(config.UserError):
+        with contextlib.suppress(UserError):
             return continued_run(with_settings(run_dir, args, options), run_dir)
     return new_run(desc, args, outdir)
 
@@ -131,8 +132,8 @@ def restarted_run(desc: str, args: EasyDict, options: Mapping[str, Any], outdir:
 def check(args: EasyDict, outdir: str) -> None:
     """Raise ValueError or OSError for what would stop the run before its first step."""
     if os.path.exists(outdir) and not os.path.isdir(outdir):
-        raise config.UserError(f"--outdir must be a folder, got {outdir}")
-    StepOptions(args.batch_size, args.batch_gpu, args.num_gpus)
+        raise UserError(f"--outdir must be a folder, got {outdir}")
+    RunOptions(**args)  # checks how batches are split
     construction.load_metrics(args.metrics, rank=0)  # fetches the files that metrics need
 
 
@@ -159,7 +160,7 @@ def with_settings(run_dir: str, args: EasyDict, options: Mapping[str, Any]) -> E
     recorded = recorded_args(run_dir)
     difference = first_difference(recorded, args, options)
     if difference is not None:
-        raise config.UserError(f"{run_dir} has another {difference}")
+        raise UserError(f"{run_dir} has another {difference}")
     kept = {name: value for name, value in recorded.items() if name not in config.RUN_SETTINGS}
     return EasyDict(kept, **{name: args[name] for name in config.RUN_SETTINGS if name in args})
 
@@ -173,7 +174,7 @@ def first_difference(recorded: EasyDict, args: EasyDict, options: Mapping[str, A
         on_cpu = 0 if options.get("gpus") == 0 else None
         try:
             _, args = config.setup_training_loop_kwargs(**{**options, "gpus": on_cpu, "processes": recorded.num_gpus})
-        except config.UserError:
+        except UserError:
             return f"number of processes, {recorded.num_gpus}, for which these options do not hold"
     theirs, ours = flatten(recorded), flatten(json.loads(json.dumps(args)))
     for name in sorted(theirs.keys() | ours.keys()):

@@ -24,7 +24,7 @@ class DataError(OSError):
 
 
 @contextlib.contextmanager
-def named_worker_loss() -> Iterator[None]:
+def one_line_for_dead_workers() -> Iterator[None]:
     """Turn torch's report of a dead worker process, which may interrupt any computation, into an OSError."""
     try:
         yield

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils import devices, misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.dataset import Dataset
 from training.plugins import import_plugins
 from training.run.cuda_graphs import GraphedLoss
+from training.run.run_options import RunOptions
 from training.run.step import AdaController, TrainingState, make_phases
 
 
@@ -39,24 +39,21 @@ def configure_torch(random_seed: int, cudnn_benchmark: bool, allow_tf32: bool) -
     torch.manual_seed(random_seed)
 
 
-def load_metrics(metrics: Sequence[str], rank: int) -> ModuleType | None:
-    """The module `metrics.metric_main` after a check of names and detectors; None if there are no names.
+def load_metrics(metrics: Sequence[str], rank: int) -> None:
+    """Check the names of metrics, and let the first process fetch the detectors that they need.
 
-    Raises OSError, which says where a file belongs, if a metric needs a detector that cannot be had.
+    Raises OSError, which says where a file belongs, if a detector cannot be had.
     """
     if not metrics:
-        return None
+        return
     import_plugins()  # they bring metrics of their own
-    try:
-        metric_main = importlib.import_module("metrics.metric_main")
-    except ModuleNotFoundError as err:
-        raise ValueError(f"metric {metrics[0]} cannot be computed: this checkout has no metrics") from err
+    from metrics import metric_main  # takes seconds, which a run without metrics saves
+
     for metric in metrics:
         if not metric_main.is_valid_metric(metric):
-            raise ValueError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {metric}")
+            raise UserError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {metric}")
         if rank == 0:
             metric_main.fetch_detector(metric)
-    return metric_main
 
 
 def load_training_set(training_set_kwargs: Mapping[str, Any], verbose: bool) -> Dataset:
@@ -93,35 +90,21 @@ def build_augment_pipe(
     return pipe
 
 
-def make_state(
-    training_set: Dataset,
-    device: torch.device,
-    G_kwargs: Mapping[str, Any],
-    D_kwargs: Mapping[str, Any],
-    G_opt_kwargs: Mapping[str, Any],
-    D_opt_kwargs: Mapping[str, Any],
-    loss_kwargs: Mapping[str, Any],
-    batch_size: int,
-    augment_kwargs: Mapping[str, Any] | None = None,
-    augment_p: float = 0,
-    ada_target: float | None = None,
-    ada_interval: int = 4,
-    ada_kimg: float = 500,
-    G_reg_interval: int | None = 4,
-    D_reg_interval: int | None = 16,
-    cuda_graphs: bool = False,
-) -> TrainingState:
-    """Networks, loss, optimizers and augmentation before the first step; the arguments are those of `training_loop`."""
-    G, D, G_ema = build_networks(training_set, G_kwargs, D_kwargs, device)
-    augment_pipe = build_augment_pipe(augment_kwargs, augment_p, ada_target, device)
+def make_state(options: RunOptions, training_set: Dataset, device: torch.device) -> TrainingState:
+    """Networks, loss, optimizers and augmentation before the first step."""
+    G, D, G_ema = build_networks(training_set, options.G_kwargs, options.D_kwargs, device)
+    augment_pipe = build_augment_pipe(options.augment_kwargs, options.augment_p, options.ada_target, device)
     ada = None
-    if augment_pipe is not None and ada_target is not None:
-        ada = AdaController(augment_pipe, ada_target, batch_size, ada_interval, ada_kimg)
+    if augment_pipe is not None and options.ada_target is not None:
+        ada = AdaController(
+            augment_pipe, options.ada_target, options.batch_size, options.ada_interval, options.ada_kimg)
     loss = dnnlib.util.construct_class_by_name(
-        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe, **loss_kwargs)
-    phases = make_phases(G, D, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device)
+        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe,
+        **options.loss_kwargs)
+    phases = make_phases(
+        G, D, options.G_opt_kwargs, options.D_opt_kwargs, options.G_reg_interval, options.D_reg_interval, device)
     graphs = None
-    if cuda_graphs:
+    if options.cuda_graphs:
         loss.draws_on_device = True  # on the CPU as well: a run that carries on there draws in the same way
         if device.type == "cuda":
             graphs = GraphedLoss(loss, [G, D])

@@ -58,7 +58,7 @@ def connected(place: Place, device: torch.device, meeting_file: str | None = Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with named_loss():
+    with one_line_for_lost_processes():
         if meeting_file is not None:
             store, generation = torch.distributed.FileStore(meeting_file, place.num_processes), 1
         else:
@@ -117,7 +117,7 @@ def leave(exit_code: int = 0) -> NoReturn:
 
 
 @contextlib.contextmanager
-def named_loss() -> Iterator[None]:
+def one_line_for_lost_processes() -> Iterator[None]:
     """Turn what torch.distributed says about a lost process into a ConnectionError of one line."""
     try:
         yield

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import dnnlib
 from dnnlib import EasyDict
-from training import config
+from dnnlib.util import UserError
 
 try:
     import fcntl
@@ -49,11 +49,11 @@ def recorded_args(run_dir: str) -> EasyDict:
         with open(path, encoding="utf-8") as file:
             args = json.load(file, object_hook=EasyDict)
     except FileNotFoundError as err:
-        raise config.UserError(f"--outdir must be the folder of a run, {run_dir} holds no {OPTIONS_FILE}") from err
+        raise UserError(f"--outdir must be the folder of a run, {run_dir} holds no {OPTIONS_FILE}") from err
     except ValueError as err:
-        raise config.UserError(f"{path} is damaged: {err}") from err
+        raise UserError(f"{path} is damaged: {err}") from err
     if not isinstance(args, EasyDict) or not {"training_set_kwargs", "num_gpus"} <= args.keys():
-        raise config.UserError(f"{path} does not hold the options of a run")
+        raise UserError(f"{path} does not hold the options of a run")
     return args
 
 
@@ -65,7 +65,7 @@ def sole_use(run_dir: str) -> Iterator[None]:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as err:
-                raise config.UserError(f"{run_dir} is in use: another process trains there") from err
+                raise UserError(f"{run_dir} is in use: another process trains there") from err
         yield
 
 
@@ -74,5 +74,5 @@ def is_in_use(run_dir: str) -> bool:
     try:
         with sole_use(run_dir):
             return False
-    except config.UserError:
+    except UserError:
         return True

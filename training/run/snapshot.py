@@ -15,9 +15,9 @@ import torch
 
 import dnnlib
 from torch_utils import misc
-from training import config
 from training.dataset import Dataset
 from training.network_files import frozen_copy, load_networks
+from training.run import cfgs
 
 
 def setup_snapshot_image_grid(
@@ -169,7 +169,7 @@ def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], tr
         if None not in (theirs, ours) and theirs != ours:
             raise ValueError(f"{os.path.basename(resume_pkl)} does not fit this run: {name} must have the architecture "
                              f"{ours}, it has {theirs}; --{name[0].lower()}-arch={theirs} goes with it")
-    differences = config.take_over(snapshot, networks)
+    differences = cfgs.take_over(snapshot, networks)
     if differences is not None:
         print(f"Transferred from {resume_pkl}; {len(differences)} tensors differ:")
         for line in differences:

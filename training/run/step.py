@@ -25,38 +25,9 @@ from torch_utils import misc, training_stats
 from training.loss import Loss
 from training.run.batches import TrainingData
 from training.run.cuda_graphs import GraphedLoss
+from training.run.run_options import StepOptions
 
 MOST_SKIPPED_STEPS = 20  # in a row, after which a run ends: its networks will not recover
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """What stays the same in every step."""
-
-    batch_size: int = 4              # images per step, all processes together
-    batch_gpu: int = 4               # images of a part: one process handles them at a time
-    num_gpus: int = 1                # number of processes
-    rank: int = 0                    # which of them this is
-    random_seed: int = 0
-    ema_kimg: float = 10             # half-life of the moving average of the generator, in thousands of images
-    ema_rampup: float | None = None  # limits the half-life to this fraction of the images seen so far
-
-    def __post_init__(self):
-        if self.batch_gpu < 1 or self.num_gpus < 1:
-            raise ValueError(f"batch_gpu and num_gpus must be at least 1, got {self.batch_gpu} and {self.num_gpus}")
-        if self.batch_size < 1 or self.batch_size % (self.batch_gpu * self.num_gpus) != 0:
-            raise ValueError(f"batch_size must be a multiple of batch_gpu * num_gpus = {self.batch_gpu} * "
-                             f"{self.num_gpus}, got {self.batch_size}")
-
-    @property
-    def local_batch(self) -> int:
-        """Images per step on this process."""
-        return self.batch_size // self.num_gpus
-
-    @property
-    def num_rounds(self) -> int:
-        """Parts of a batch that this process handles, one after the other."""
-        return self.local_batch // self.batch_gpu
 
 
 class PhaseTimer:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import dnnlib
+from dnnlib.util import UserError
 
 REQUESTED = ("wandb",)  # values of --log; TensorBoard is used without being asked for, as in StyleGAN2-ADA
 WANDB_RUN_FILE = "wandb-run.txt"
@@ -92,12 +93,12 @@ def wandb_run_id(run_dir: str) -> str:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Raise ValueError for a value of --log that is unknown or whose library is missing, before a run folder exists."""
+    """Raise UserError for a value of --log that is unknown or whose library is missing, before a run folder exists."""
     for name in names:
         if name not in REQUESTED:
-            raise ValueError(f"--log must be one of {', '.join(REQUESTED)}, got {name}")
+            raise UserError(f"--log must be one of {', '.join(REQUESTED)}, got {name}")
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--log={name} needs the package {name}, which is not installed: pip install {name}")
+            raise UserError(f"--log={name} needs the package {name}, which is not installed: pip install {name}")
 
 
 def open_trackers(run_dir: str, names: Iterable[str] = ()) -> list[Tracker]:
