@@ -66,9 +66,9 @@ class Setting:
     for_baseline: bool = False        # a StyleGAN2 to compare with has it, too
 
 
-def setting(default: Any, *words: str, **rest: Any) -> Any:
-    """A field with a `Setting`; `words` are flag, metavar and help of its option."""
-    return dataclasses.field(default=default, metadata={"setting": Setting(*words, **rest)})
+def setting(default: Any, flag: str | None = None, metavar: str | None = None, help: str = "", **rest: Any) -> Any:
+    """A field with a `Setting`."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(flag, metavar, help, **rest)})
 
 
 def settings_of(config: Any) -> dict[str, tuple[dataclasses.Field, Setting]]:

@@ -6,7 +6,7 @@ import contextlib
 import dis
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import IO, Any
 
@@ -39,9 +39,9 @@ class Command(click.Command):
     Use it as `@click.command(cls=Command)`. With DNNLIB_TRACEBACK=1 in the environment errors pass unchanged.
     """
 
-    def __init__(self, *args: Any, context_settings: Mapping[str, Any] | None = None, **kwargs: Any):
-        settings = {"help_option_names": ["-h", "--help"], **(context_settings or {})}
-        super().__init__(*args, context_settings=settings, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        settings = {"help_option_names": ["-h", "--help"], **(kwargs.pop("context_settings", None) or {})}
+        super().__init__(*args, **kwargs, context_settings=settings)
 
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
         if args is None:  # the process is this command; a caller who passes arguments has a process of its own
