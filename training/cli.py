@@ -40,8 +40,9 @@ class Command(click.Command):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        settings = {"help_option_names": ["-h", "--help"], **(kwargs.pop("context_settings", None) or {})}
-        super().__init__(*args, **kwargs, context_settings=settings)
+        settings = kwargs.get("context_settings") or {}
+        kwargs["context_settings"] = {"help_option_names": ["-h", "--help"], **settings}
+        super().__init__(*args, **kwargs)
 
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
         if args is None:  # the process is this command; a caller who passes arguments has a process of its own
