@@ -1,4 +1,4 @@
-"""Load 200 hostile network files and print a JSON report; run by test_safe_unpickler.py in a process of its own.
+"""Load 400 hostile network files and print a JSON report; run by test_safe_unpickler.py in a process of its own.
 
 Every payload would create a file `ran-*` in the working directory. An audit hook also records what Python does while a
 file is loaded: imports, compilations, executions, processes and files.
@@ -13,16 +13,19 @@ import random
 import struct
 import sys
 import time
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import network_file_helpers as helpers
+import numpy as np
 import torch
 from peak_memory import STATUS, peak_memory
 
 import legacy
 import ssn_plugin.networks
+from training.formats import rosinality
 
 SEED = 1
 NUM_FUZZED = 110
@@ -207,8 +210,104 @@ def fuzzed() -> Iterator[tuple[str, bytes]]:
         yield f"fuzz {i}", bytes(data[: rng.choice(positions)] if i % 5 == 4 else data)
 
 
+def stumbling() -> Iterator[tuple[str, bytes]]:
+    """Snapshots and checkpoints with values of another kind than a number, a name or a shape."""
+    odd = [torch.zeros([2]), np.zeros(3), "x", {}, [0, 2**70], float("nan"), -1, {1: 2}]
+    attributes = [("mapping", "w_avg_beta"), ("synthesis.b8", "use_fp16"), ("synthesis.b8.conv1", "conv_clamp"),
+                  ("synthesis.b8", "architecture"), ("synthesis.b8.conv1", "activation")]
+    for i, value in enumerate(odd):
+        for path, name in attributes:
+            G = helpers.generator()
+            vars(G.get_submodule(path))[name] = value
+            yield f"{path}.{name} {i}", pickle.dumps(dict(G_ema=G))
+        for name in ("z_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs", 7):
+            G = helpers.generator()
+            G._init_kwargs[name] = value
+            yield f"argument {name} {i}", pickle.dumps(dict(G_ema=G))
+        for name in ("num_layers", "w_avg_beta", "lr_multiplier"):
+            G = helpers.generator()
+            G._init_kwargs["mapping_kwargs"] = {name: value}
+            yield f"mapping argument {name} {i}", pickle.dumps(dict(G_ema=G))
+        for name in ("conv_clamp", "channel_base", "resample_filter", "architecture", "use_noise"):
+            G = helpers.generator()
+            G._init_kwargs["synthesis_kwargs"] = {**helpers.NARROW, name: value}
+            yield f"synthesis argument {name} {i}", pickle.dumps(dict(G_ema=G))
+        state = their_state()
+        for key in ("latent_avg", "g", "d", 5):
+            yield f"checkpoint {key} {i}", saved(dict(g_ema=state) | {key: value})
+        yield f"checkpoint of one {i}", saved({**state, 3: value})
+        yield f"checkpoint style {i}", saved({**state, "style.1.weight": value})
+    plain = bytearray(saved(dict(g_ema=their_state())))
+    for marker, offset in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)]:  # says that the members are encrypted
+        encrypted, start = bytearray(plain), 0
+        while (start := encrypted.find(marker, start) + 1) > 0:
+            encrypted[start - 1 + offset] |= 1
+        yield f"encrypted {offset}", bytes(encrypted)
+
+
+def their_state() -> dict[str, torch.Tensor]:
+    return rosinality._write_generator(helpers.generator())
+
+
+def saved(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def costly() -> Iterator[tuple[str, bytes]]:
+    """Files that would cost far more than they hold."""
+    G = helpers.generator()
+    state = their_state()
+    wide = {**state, "style.1.weight": torch.zeros([1, 16_000]), "style.1.bias": torch.zeros([1])}
+    wide = {name: value for name, value in wide.items() if not name.startswith("style.2")}
+    wide |= {name: torch.zeros([len(value), 1]) for name, value in wide.items() if name.endswith("modulation.weight")}
+    yield "mean of wide styles", saved(dict(g_ema=wide))
+    yield "mean of very wide styles", saved(dict(g_ema=wide | {"style.1.weight": torch.zeros([1, 250_000])}))
+    shared = torch.zeros([500, 500])
+    for count in (60, 2000):
+        layers = {f"style.{i}.weight": shared for i in range(1, count)}
+        layers |= {f"style.{i}.bias": shared[0] for i in range(1, count)}
+        yield f"{count} layers on one storage", saved(dict(g_ema={**state, **layers}, g={**state, **layers}))
+    yield "many keys, one network", pickle.dumps({f"k{i}": G for i in range(20_000)} | dict(G_ema=G, D=G, G=G))
+    yield "many keys, one list", pickle.dumps(many_keys([1] * 9000))
+    yield "many keys, one dict", pickle.dumps(many_keys({f"x{i}": i for i in range(9000)}))
+    for size in (16384, [16384, 12288], 8192):
+        kwargs = dict(G.init_kwargs, img_resolution=size,
+                      synthesis_kwargs=dict(channel_base=1, channel_max=1, use_noise=False))
+        yield f"enormous {size}", pickle.dumps(dict(G_ema=record("Generator", {**vars(G), "_init_kwargs": kwargs})))
+    name = "n" * 1_000_000
+    inner = record("Generator", {"_parameters": {f"p{i}": None for i in range(20_000)}})
+    yield "long names", pickle.dumps(dict(G_ema=record("Generator", {"_modules": {name: inner}})))
+    filters = {"_init_kwargs": dict(G.init_kwargs, synthesis_kwargs=dict(helpers.NARROW, resample_filter=[1] * 9000))}
+    yield "long filter", pickle.dumps(dict(G_ema=record("Generator", {**vars(G), **filters})))
+    blocks = dict(block_z_dim=16384, c_dim=0, block_w_dim=1, img_resolution=4096, img_channels=3,
+                  block_grid=[[1024, 1024]])
+    yield "many blocks", pickle.dumps(dict(G_ema=record("SSNGenerator", {**vars(G), "_init_kwargs": blocks})))
+    yield "one variable many times", tensorflow(np.zeros([512, 512], np.float32), 4000)
+
+
+def many_keys(value: Any) -> dict[str, Any]:
+    return dict.fromkeys((f"k{i}" for i in range(20_000)), value) | dict(G=value, training_set_kwargs=value)
+
+
+def tensorflow(array: np.ndarray, times: int) -> bytes:
+    """A TensorFlow network with `times` variables that are one array."""
+    module, network = types.ModuleType("dnnlib.tflib.network"), type("Network", (), {})
+    network.__module__, network.__qualname__ = module.__name__, "Network"
+    module.Network = network  # type: ignore[attr-defined]
+    stub: Any = network()
+    stub.version, stub.static_kwargs, stub.components = 4, dict(resolution=8), {}
+    stub.variables = [(f"mapping/Dense{i}/weight", array) for i in range(times)]
+    sys.modules.update({"dnnlib.tflib": module, "dnnlib.tflib.network": module})
+    try:
+        return pickle.dumps((stub, stub, stub), protocol=4)
+    finally:
+        del sys.modules["dnnlib.tflib"], sys.modules["dnnlib.tflib.network"]
+
+
 def all_files() -> list[tuple[str, bytes]]:
-    files = [*calls(), *programs(), *fuzzed()]
+    files = [*calls(), *programs(), *fuzzed(), *stumbling(), *costly()]
     files += [(name, pickle.dumps(value)) for name, value in structures()]
     return files
 

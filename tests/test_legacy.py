@@ -34,6 +34,7 @@ from network_file_helpers import (
 
 import legacy
 from ssn_plugin.networks import SSNGenerator
+from torch_utils import persistence
 from torch_utils.safe_unpickler import RefusedPickle
 from training.formats import reading
 from training.networks import Generator
@@ -162,19 +163,86 @@ def test_an_ssn_snapshot_without_the_plugin_needs_trust(monkeypatch):
     assert_same_networks(load(data, trust=True), saved)
 
 
+# StyleGAN3's code base: StyleGAN2 networks whose generator is
+# Generator(z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs={}, **synthesis_kwargs).
+
+
+def _written_there(network: Any, **kwargs: Any) -> Any:
+    """`network` with the constructor arguments `kwargs` in its record."""
+    network._init_args, network._init_kwargs = (), kwargs
+    return network
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+def test_stylegan2_networks_of_stylegan3_give_the_same_images(c_dim, architecture):
+    G = generator(architecture, c_dim, num_fp16_res=2, conv_clamp=64, use_noise=False).eval()
+    D = discriminator(c_dim=c_dim, num_fp16_res=2, conv_clamp=64)
+    sizes = dict(c_dim=c_dim, img_resolution=8, img_channels=3)
+    flat = dict(NARROW, architecture=architecture, use_noise=False, num_fp16_res=2, conv_clamp=64)
+    _written_there(G, z_dim=8, w_dim=8, **sizes, mapping_kwargs=dict(num_layers=2),
+                   fused_modconv_default="inference_only", **flat)
+    _written_there(D, **sizes, **NARROW, num_fp16_res=2, conv_clamp=64, block_kwargs={}, mapping_kwargs={},
+                   epilogue_kwargs={})
+    loaded = load(dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs={}))
+    torch.testing.assert_close(image_of(loaded["G_ema"]), image_of(G), rtol=0, atol=0)
+    torch.testing.assert_close(logits_of(loaded["D"]), logits_of(D), rtol=0, atol=0)
+
+
 def test_stylegan3_defaults_are_spelled_out():
     """There, half precision, the clamp and the average's rate are defaults, so the snapshot does not name them."""
     G = generator(num_fp16_res=2, conv_clamp=256, resolution=16)
     G.mapping.w_avg_beta = 0.998
     D = discriminator(resolution=16, num_fp16_res=2, conv_clamp=256)
-    G._init_kwargs["synthesis_kwargs"] = dict(NARROW, fused_modconv_default="inference_only")
-    D._init_kwargs = {key: value for key, value in D._init_kwargs.items() if key not in ("num_fp16_res", "conv_clamp")}
+    sizes = dict(c_dim=0, img_resolution=16, img_channels=3)
+    _written_there(G, z_dim=8, w_dim=8, **sizes, mapping_kwargs=dict(num_layers=2), **NARROW)
+    _written_there(D, **sizes, **NARROW)
     loaded = load(dict(G=G, D=D, G_ema=G))
     assert loaded["G"].mapping.w_avg_beta == 0.998
     assert [loaded["G"].get_submodule(f"synthesis.b{r}").use_fp16 for r in (4, 8, 16)] == [False, True, True]
     assert loaded["G"].synthesis.b16.conv1.conv_clamp == loaded["D"].b8.conv0.conv_clamp == 256
     assert loaded["D"].b16.use_fp16
     torch.testing.assert_close(image_of(loaded["G"].eval()), image_of(G.eval()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("first_line", ["", "from torch_utils.ops import filtered_lrelu"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_alias_free_networks_are_refused_by_name(trust, first_line, tmp_path, monkeypatch):
+    (tmp_path / "alias_free.py").write_text(textwrap.dedent(f"""
+        import torch
+        from torch_utils import persistence
+        try:
+            {first_line or "pass"}
+        except ImportError:
+            if __name__ != "alias_free":
+                raise
+
+        @persistence.persistent_class
+        class SynthesisInput(torch.nn.Module):
+            pass
+
+        @persistence.persistent_class
+        class SynthesisNetwork(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.input = SynthesisInput()
+
+        @persistence.persistent_class
+        class Generator(torch.nn.Module):
+            def __init__(self, **kwargs):
+                super().__init__()
+                self.synthesis = SynthesisNetwork()
+    """))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "alias_free", raising=False)
+    import alias_free
+
+    G = alias_free.Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3, magnitude_ema_beta=0.999)
+    data = pickle.dumps(dict(G=G, D=discriminator(), G_ema=G))
+    # As in another process, where the source text in the file is all there is.
+    monkeypatch.setattr(persistence, "_src_to_module", {})
+    with pytest.raises(ValueError, match="alias-free network .StyleGAN3., not supported"):
+        load(data, trust=trust)
 
 
 def test_what_does_not_fit_is_listed_by_name():
@@ -390,6 +458,16 @@ def test_tensorflow_networks_come_back_as_ours(architecture, D_architecture, c_d
     torch.testing.assert_close(image_of(loaded["G_ema"]), image_of(G), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits_of(loaded["D"]), logits_of(D), rtol=1e-5, atol=1e-5)
     assert loaded["augment_pipe"] is None
+
+
+def test_arguments_that_change_no_tensorflow_network_are_accepted():
+    G, D = generator().eval(), discriminator()
+    harmless = dict(resolution_w=8, resolution_h=8, randomize_noise=False, fused_modconv=True, conditioning=None)
+    G_kwargs, D_kwargs = _tf_kwargs("skip", "resnet", 0)
+    loaded = load(tf_pickle(G, D, {**G_kwargs, **harmless}, {**D_kwargs, **harmless}))
+    torch.testing.assert_close(image_of(loaded["G_ema"]), image_of(G), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="TensorFlow network has resolution_w 16 and resolution 8"):
+        load(tf_pickle(G, D, {**G_kwargs, "resolution_w": 16}, D_kwargs))
 
 
 def test_rgb_layers_of_progressive_growing_are_found():

@@ -310,6 +310,55 @@ def test_a_training_checkpoint_without_average_or_discriminator_is_read(wide_net
     assert ((loaded["G_ema"].mapping.w_avg - ws.mean(dim=0)).abs() < error).all()
 
 
+@pytest.fixture(scope="module")
+def their_generator() -> dict[str, torch.Tensor]:
+    """A narrow generator in their layout, which reading takes at any width."""
+    return rosinality._write_generator(generator())
+
+
+def saved(checkpoint: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save(checkpoint, out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state, average: dict(g_ema=state, latent_avg=average),
+    lambda state, average: dict(g_ema=state, latent_avg=average[None]),
+    lambda state, average: dict(g_ema={f"module.{name}": value for name, value in state.items()}, latent_avg=average),
+])
+def test_variants_of_a_rosinality_checkpoint_are_the_same_network(wrap, their_generator):
+    average = torch.arange(8.0)
+    loaded = load(saved(wrap(their_generator, average)))["G_ema"]
+    state = {**rosinality._write_generator(loaded), "latent_avg": loaded.mapping.w_avg}
+    assert state.keys() == {*their_generator, "latent_avg"}
+    assert all(torch.equal(value, {**their_generator, "latent_avg": average}[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_bare_state_of_a_rosinality_generator_is_read(prefix, their_generator):
+    loaded = load(saved({prefix + name: value for name, value in their_generator.items()}))
+    again = rosinality._write_generator(loaded["G_ema"])
+    assert all(torch.equal(again[name], value) for name, value in their_generator.items())
+    assert loaded["D"] is None and loaded["G_ema"].mapping.w_avg.abs().sum() > 0
+
+
+def test_missing_noise_maps_are_drawn_from_a_seed(their_generator):
+    old = {name: value for name, value in their_generator.items() if not name.startswith("noises.")}
+    maps = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="the file has no noise maps; they are drawn from seed 0"):
+            G = load(saved(dict(g_ema=old)))["G_ema"]
+        maps.append([G.synthesis.b4.conv1.noise_const, G.synthesis.b8.conv0.noise_const])
+    assert all(torch.equal(a, b) for a, b in zip(*maps)) and maps[0][1].shape == (8, 8) and maps[0][1].std() > 0.5
+
+
+def test_an_export_of_a_conditional_network_is_refused(their_generator):
+    half = torch.zeros([8, 16])
+    with pytest.raises(ValueError, match="made from a conditional network .its first mapping layer is 8x16"):
+        load(saved(dict(g_ema={**their_generator, "style.1.weight": half})))
+
+
 def test_what_a_rosinality_checkpoint_cannot_hold_is_listed(tmp_path):
     with pytest.raises(ValueError, match="c_dim is 3, not 0; generator architecture is resnet.*generator widths are"):
         network_export.save_networks(snapshot(generator("resnet", c_dim=3)), tmp_path / "x.pt")

@@ -20,6 +20,7 @@ import torch
 from dnnlib.util import printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
 from training import plugins
+from training.formats.network_arguments import check_arguments, constructor_names, shown
 
 # Where a class of this name is defined here; `training.plugins` names those of plugins.
 KNOWN_CLASSES = {
@@ -33,8 +34,12 @@ MAX_MODULE_ITEMS = 50_000       # modules, parameters and buffers of one network
 MAX_PLAIN_ITEMS = 10_000
 MAX_PLAIN_INTEGER = 1 << 40     # dataset sizes and seeds
 MAX_ARGUMENT_INTEGER = 1 << 20  # constructor arguments, which become loop counts and lengths of lists
+MAX_NAME_LENGTH = 200           # of a module, parameter or buffer
 MAX_LISTED_DIFFERENCES = 8
 _SPARE_ELEMENTS = 1 << 20       # what constructors may allocate besides the tensors that they register
+SPARE_BYTES = 1 << 20          # what tensors on one storage may have in common
+
+ALIAS_FREE = "an alias-free network (StyleGAN3), not supported; StyleGAN2 networks of that code base are"
 
 _W_AVG_BETA = 0.995             # default of the mapping network here
 
@@ -49,10 +54,14 @@ def rebuild(record: PersistentObject, what: str) -> torch.nn.Module:
     """
     cls = find_class(record.class_name)
     captured = _CapturedModule(record.state, what)
+    if "synthesis.input" in captured.states:
+        raise ValueError(f"{what} is {ALIAS_FREE}")
     args = plain_data(record.state.get("_init_args", ()), f"{what}: constructor arguments", MAX_ARGUMENT_INTEGER)
     kwargs = plain_data(record.state.get("_init_kwargs", {}), f"{what}: constructor arguments", MAX_ARGUMENT_INTEGER)
     if type(args) is not tuple or type(kwargs) is not dict:
         raise ValueError(f"{what}: constructor arguments must be a tuple and a dict")
+    if record.class_name == "Generator":
+        _nest_flat_arguments(cls, kwargs, what)
     _spell_out_defaults(record.class_name, captured, kwargs, what)
     module = build_module(cls, args, kwargs, captured.tensors, what)
     _compare_attributes(module, captured, what)
@@ -70,6 +79,8 @@ def build_module(
     keep_suffix: str | None = None,       # names with this ending keep what the constructor gave them
 ) -> torch.nn.Module:
     """`cls(*args, **kwargs)` in training mode, holding `tensors` instead of initial weights."""
+    check_arguments(cls, args, kwargs, what)
+    _check_sharing(tensors, what)
     blank = _BlankWeights(_SPARE_ELEMENTS + sum(value.numel() for value in tensors.values()))
     try:
         with blank, _limited_parameters(len(tensors)), np.errstate(all="ignore"):
@@ -77,6 +88,8 @@ def build_module(
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = printable(" ".join(str(error).split()), 200)
         raise ValueError(f"{what}: {cls.__name__} cannot be built from the arguments in the file: {reason}") from error
+    if any(parameter.numel() == 0 for parameter in module.parameters()):
+        raise ValueError(f"{what}: {cls.__name__} has layers without any width")
     _compare_tensors(module, tensors, what, keep_suffix)
     _take_over(module, tensors)
     return module
@@ -156,9 +169,38 @@ class _CapturedModule:
         self._items_left -= len(items) if isinstance(items, dict) else 0
         if self._items_left < 0:
             raise ValueError(f"{self.what}: more than {MAX_MODULE_ITEMS} modules, parameters and buffers")
-        if not isinstance(items, dict) or any(type(name) is not str or "." in name for name in items):
+        if not isinstance(items, dict) or not all(_is_name(name) for name in items):
             raise ValueError(f"{self.what}: a module whose {key} is not a dict of names")
         return list(items.items())
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and "." not in value and len(value) <= MAX_NAME_LENGTH
+
+
+def _check_sharing(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuse tensors that overlap: each becomes memory of its own, of which the file holds only one copy."""
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors.values()}
+    claimed = sum(value.numel() * value.element_size() for value in tensors.values())
+    if claimed > sum(storages.values()) + SPARE_BYTES:
+        raise ValueError(f"{what}: its tensors have {claimed} bytes, the file holds {sum(storages.values())} for them")
+
+
+def _nest_flat_arguments(cls: type, kwargs: dict[str, Any], what: str) -> None:
+    """Move the arguments of the synthesis network to where they stand here.
+
+    StyleGAN3's code base hands on all arguments that its generator does not know itself.
+    """
+    flat = {name: kwargs.pop(name) for name in list(kwargs) if name not in constructor_names(cls)}
+    if flat:
+        kwargs["synthesis_kwargs"] = {**_dict_of(kwargs, "synthesis_kwargs", what), **flat}
+
+
+def _dict_of(kwargs: dict[str, Any], name: str, what: str) -> dict[str, Any]:
+    value = kwargs.get(name, {})
+    if type(value) is not dict:
+        raise ValueError(f"{what}: {name} must be a dict, got {shown(value)}")
+    return value
 
 
 def _spell_out_defaults(class_name: str, captured: _CapturedModule, kwargs: dict[str, Any], what: str) -> None:
@@ -170,10 +212,8 @@ def _spell_out_defaults(class_name: str, captured: _CapturedModule, kwargs: dict
     if class_name not in ("Generator", "Discriminator"):
         return
     prefix = "synthesis." if class_name == "Generator" else ""
-    layers = kwargs.get("synthesis_kwargs", {}) if class_name == "Generator" else kwargs
-    mapping = kwargs.get("mapping_kwargs", {})
-    if type(layers) is not dict or type(mapping) is not dict:
-        raise ValueError(f"{what}: constructor arguments whose synthesis_kwargs or mapping_kwargs is not a dict")
+    layers = _dict_of(kwargs, "synthesis_kwargs", what) if class_name == "Generator" else kwargs
+    mapping = _dict_of(kwargs, "mapping_kwargs", what)
     layers.pop("fused_modconv_default", None)
     fp16_blocks = [f"{prefix}b{2**i}" for i in range(2, 21)]
     num_fp16_res = sum(captured.states.get(block, {}).get("use_fp16") is True for block in fp16_blocks)
@@ -185,8 +225,8 @@ def _spell_out_defaults(class_name: str, captured: _CapturedModule, kwargs: dict
     if class_name == "Generator" and layers:
         kwargs["synthesis_kwargs"] = layers
     w_avg_beta = captured.states.get("mapping", {}).get("w_avg_beta", _W_AVG_BETA)
-    if class_name == "Generator" and w_avg_beta != _W_AVG_BETA:
-        mapping.setdefault("w_avg_beta", plain_data(w_avg_beta, f"{what}: w_avg_beta"))
+    if class_name == "Generator" and plain_data(w_avg_beta, f"{what}: w_avg_beta") != _W_AVG_BETA:
+        mapping.setdefault("w_avg_beta", w_avg_beta)
         kwargs["mapping_kwargs"] = mapping
 
 
@@ -250,15 +290,15 @@ def _compare_attributes(module: torch.nn.Module, captured: _CapturedModule, what
     for path, child in module.named_modules():
         stored = captured.states.get(path, {})
         for name in _DECISIVE_ATTRIBUTES:
-            if name in stored and hasattr(child, name) and stored[name] != getattr(child, name):
+            if name in stored and hasattr(child, name) and not _is_equal(stored[name], getattr(child, name)):
                 here = getattr(child, name)
-                differences.append(f"{path}.{name} is {_shown(stored[name])} in the file and {_shown(here)} here")
+                differences.append(f"{path}.{name} is {shown(stored[name])} in the file and {shown(here)} here")
     _raise_differences(differences, type(module).__name__, what)
 
 
-def _shown(value: Any) -> str:
-    """A short text for a value from a file, which might be a container that is too large to print."""
-    return str(value) if value is None or type(value) in (bool, float, int, str) else f"a {type(value).__name__}"
+def _is_equal(stored: Any, here: Any) -> bool:
+    """Whether an attribute from a file, which may be anything, has the value of ours."""
+    return (stored is None or type(stored) in (bool, float, int, str)) and stored == here
 
 
 def _raise_differences(differences: list[str], class_name: str, what: str) -> None:

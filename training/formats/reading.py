@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import pickle
+import zlib
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from dnnlib.util import printable
 from torch_utils import safe_unpickler
 from torch_utils.safe_unpickler import InertObject, PersistentObject
 from training.formats import network_config, rosinality
-from training.formats.network_rebuild import build_module, plain_data, rebuild
+from training.formats.network_rebuild import ALIAS_FREE, build_module, plain_data, rebuild
 from training.formats.tf_conversion import convert_tf_discriminator, convert_tf_generator
 
 MAX_FILE_BYTES = 8 << 30  # a 1024x1024 snapshot has 0.4 GB
+
+# What the many shapes of a damaged file set off in the libraries that read it. The system's errors are not among them.
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, zlib.error)
 
 _TF_NETWORK = "dnnlib.tflib.network.Network"
 
@@ -39,6 +43,11 @@ def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> d
         if path:
             error.args = (f"{path}: {error}",)
         raise
+    except _DAMAGE as error:
+        if trust:  # an error of the file's own code
+            raise
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+        raise ValueError(f"{f'{path}: ' if path else ''}not a readable network file: {reason}") from error
     return _with_fp16(networks) if force_fp16 else networks
 
 
@@ -94,6 +103,8 @@ def _complete(content: dict[Any, Any]) -> dict[str, Any]:
         optional = key in ("D", "augment_pipe") and networks[key] is None
         if not optional and not isinstance(networks[key], torch.nn.Module):
             raise ValueError(f"not a network file: {key} is {_describe(networks[key])}")
+        if hasattr(getattr(networks[key], "synthesis", None), "input"):
+            raise ValueError(f"{key} is {ALIAS_FREE}")
     if not isinstance(networks["training_set_kwargs"], (dict, type(None))):
         raise ValueError(f"not a network file: training_set_kwargs is {_describe(networks['training_set_kwargs'])}")
     return {**networks, **{key: value for key, value in content.items() if key not in networks}}
@@ -126,16 +137,25 @@ class TFNetworkStub(dnnlib.EasyDict):
 
 
 def _revived(content: Any) -> Any:
-    """The records that safe loading returned, turned into modules, TensorFlow stubs and plain data."""
+    """The records that safe loading returned, turned into modules, TensorFlow stubs and plain data.
+
+    What else a snapshot holds is left out: nothing here needs it, and each entry costs time.
+    """
     if isinstance(content, tuple) and content and all(_is_tf_network(item) for item in content):
         return tuple(_tf_stub(item) for item in content)
     if not isinstance(content, dict):
         return content
-    return {
-        key: rebuild(value, name) if isinstance(value, PersistentObject) else plain_data(value, name)
-        for key, value in content.items()
-        for name in [printable(str(key))]
-    }
+    networks: dict[int, torch.nn.Module] = {}  # by the identity of their record, which may stand under several keys
+    result = {}
+    for key in ("training_set_kwargs", *network_config.NETWORK_KEYS):
+        value = content.get(key)
+        if isinstance(value, PersistentObject):
+            if id(value) not in networks:
+                networks[id(value)] = rebuild(value, key)
+            result[key] = networks[id(value)]
+        else:
+            result[key] = plain_data(value, key)
+    return result
 
 
 def _is_tf_network(value: Any) -> bool:
@@ -158,6 +178,8 @@ def _unpickle_trusting(data: bytes) -> Any:
     try:
         return _TrustingUnpickler(io.BytesIO(data)).load()
     except (AttributeError, EOFError, ImportError, IndexError, pickle.UnpicklingError) as error:
+        if isinstance(error, ImportError) and "filtered_lrelu" in str(error):  # an operation of StyleGAN3
+            raise ValueError(f"it holds {ALIAS_FREE}") from error
         raise ValueError(f"cannot be unpickled: {printable(str(error), 200)}") from error
 
 

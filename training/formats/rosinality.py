@@ -8,12 +8,14 @@ which is all that distinguishes a tensor here from its counterpart there.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from dnnlib.util import printable
+from training.formats.network_arguments import MAX_RESOLUTION
 from training.formats.network_rebuild import build_module, find_class
 
 _CHANNEL_MAX = 512
@@ -21,24 +23,31 @@ _MBSTD_GROUP = 4
 _LR_MULTIPLIER = 0.01
 _FILTER = [1, 3, 3, 1]
 _W_AVG_SAMPLES = 10_000
-_MAX_RESOLUTION = 4096
+_W_AVG_BATCH = 1000
+_W_AVG_OPERATIONS = 1 << 35  # multiplications that the mean may cost; the published networks need 2.1e10 ...
+_W_AVG_DRAWS = 1 << 24       # ... and random numbers; they need 5.1e6
+_WRAPPED = "module."         # what torch's DataParallel puts before each name
 
 
 def is_checkpoint(data: Any) -> bool:
-    """Is this the content of a rosinality checkpoint?"""
-    return isinstance(data, dict) and any(
-        isinstance(data.get(key), dict) and "input.input" in data[key] for key in ("g_ema", "g")
-    )
+    """Is this the content of a rosinality checkpoint, or the state dict of a generator alone?"""
+    return isinstance(data, dict) and any(_is_generator(state) for state in (data, data.get("g_ema"), data.get("g")))
+
+
+def _is_generator(state: Any) -> bool:
+    return isinstance(state, dict) and ("input.input" in state or f"{_WRAPPED}input.input" in state)
 
 
 def read_networks(checkpoint: Mapping[str, Any]) -> dict[str, torch.nn.Module | None]:
     """`G`, `D`, `G_ema` in eval mode without gradients; `D` is None if the checkpoint has none.
 
-    A checkpoint written during training has no `latent_avg`; the average of w is then estimated.
+    A checkpoint written during training has no `latent_avg`; the average of w is then estimated. Noise maps that an
+    old checkpoint lacks are drawn anew, always the same ones.
     """
-    averaged = checkpoint["g_ema"] if "g_ema" in checkpoint else checkpoint["g"]
-    G_ema = _read_generator(averaged, checkpoint.get("latent_avg"), "G_ema")
-    G = _read_generator(checkpoint.get("g", averaged), checkpoint.get("latent_avg"), "G")
+    if _is_generator(checkpoint):
+        checkpoint = dict(g_ema=checkpoint)
+    G_ema = _read_generator(checkpoint.get("g_ema", checkpoint.get("g")), checkpoint.get("latent_avg"), "G_ema")
+    G = _read_generator(checkpoint["g"], checkpoint.get("latent_avg"), "G") if "g" in checkpoint else None
     D = _read_discriminator(checkpoint["d"], "D") if "d" in checkpoint else None
     return dict(G=G, D=D, G_ema=G_ema)
 
@@ -143,16 +152,20 @@ def _read_generator(state: Any, latent_avg: Any, what: str) -> torch.nn.Module:
     state = _tensors_only(state, what)
     num_layers = len([key for key in state if re.fullmatch(r"style\.\d+\.weight", key)])
     resolution = 4 << len([key for key in state if re.fullmatch(r"to_rgbs\.\d+\.conv\.weight", key)])
-    if num_layers == 0 or resolution > _MAX_RESOLUTION:
-        raise ValueError(f"{what}: not a rosinality generator: no mapping, or more than {_MAX_RESOLUTION} pixels")
+    if num_layers == 0 or resolution > MAX_RESOLUTION:
+        raise ValueError(f"{what}: not a rosinality generator: no mapping, or more than {MAX_RESOLUTION} pixels")
+    _draw_missing_noise(state, resolution, what)
     tensors = _renamed(state, _generator_names(resolution, num_layers), what)
     _expect_rank(tensors["mapping.fc0.weight"], 2, "style.1.weight")
     channels = {4 << i: tensors[f"synthesis.b{4 << i}.conv1.bias"].numel() for i in range(resolution.bit_length() - 2)}
     widest, last = max(channels.values()), channels[resolution]
-    w_dim = tensors["mapping.fc0.weight"].shape[0]
-    tensors["mapping.w_avg"] = torch.zeros([w_dim]) if latent_avg is None else _expect_tensor(latent_avg, "latent_avg")
+    w_dim, z_dim = tensors["mapping.fc0.weight"].shape
+    if z_dim == 2 * w_dim:
+        raise ValueError(f"{what}: made from a conditional network (its first mapping layer is {w_dim}x{z_dim}), "
+                         "but files of this format do not hold the embedding of its labels")
+    tensors["mapping.w_avg"] = torch.zeros([w_dim]) if latent_avg is None else _read_latent_avg(latent_avg)
     kwargs = dict(
-        z_dim=tensors["mapping.fc0.weight"].shape[1],
+        z_dim=z_dim,
         c_dim=0,
         w_dim=w_dim,
         img_resolution=resolution,
@@ -167,11 +180,29 @@ def _read_generator(state: Any, latent_avg: Any, what: str) -> torch.nn.Module:
     return G.eval().requires_grad_(False)
 
 
+def _read_latent_avg(value: Any) -> torch.Tensor:
+    """[w]; some files hold it as [1, w]."""
+    value = _expect_tensor(value, "latent_avg")
+    return value[0] if value.ndim == 2 and len(value) == 1 else value
+
+
+def _draw_missing_noise(state: dict[str, torch.Tensor], resolution: int, what: str) -> None:
+    """Give a state that was written before noise maps were stored maps from a fixed seed."""
+    if any(name.startswith("noises.") for name in state):
+        return
+    gen = torch.Generator().manual_seed(0)
+    for _, there, _, _ in _generator_names(resolution, 0):
+        if there.startswith("noises."):
+            side = 4 << (int(there.removeprefix("noises.noise_")) + 1) // 2
+            state[there] = torch.randn([1, 1, side, side], generator=gen)
+    warnings.warn(f"{what}: the file has no noise maps; they are drawn from seed 0", stacklevel=3)
+
+
 def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
     state = _tensors_only(state, what)
     resolution = 4 << len([key for key in state if re.fullmatch(r"convs\.\d+\.skip\.1\.weight", key)])
-    if resolution == 4 or resolution > _MAX_RESOLUTION:
-        raise ValueError(f"{what}: not a rosinality discriminator: no blocks, or more than {_MAX_RESOLUTION} pixels")
+    if resolution == 4 or resolution > MAX_RESOLUTION:
+        raise ValueError(f"{what}: not a rosinality discriminator: no blocks, or more than {MAX_RESOLUTION} pixels")
     tensors = _renamed(state, _discriminator_names(resolution), what)
     _expect_rank(tensors[f"b{resolution}.fromrgb.weight"], 4, "convs.0.0.weight")
     first, widest = tensors[f"b{resolution}.fromrgb.bias"].numel(), tensors["b4.fc.bias"].numel()
@@ -190,7 +221,10 @@ def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
 def _tensors_only(state: Any, what: str) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{what}: a {type(state).__name__} where a state dict should be")
-    return {key: _expect_tensor(value, f"{what}: {key}") for key, value in state.items()}
+    if not all(type(key) is str for key in state):
+        raise ValueError(f"{what}: a state dict with keys that are not names")
+    prefix = _WRAPPED if all(key.startswith(_WRAPPED) for key in state) else ""
+    return {key.removeprefix(prefix): _expect_tensor(value, f"{what}: {key}") for key, value in state.items()}
 
 
 def _expect_tensor(value: Any, what: str) -> torch.Tensor:
@@ -227,8 +261,14 @@ def _renamed(state: Mapping[str, torch.Tensor], names: Iterator[_Entry], what: s
 
 @torch.no_grad()
 def _estimate_w_avg(G: Any) -> torch.Tensor:
-    z = torch.randn([_W_AVG_SAMPLES, G.z_dim], generator=torch.Generator().manual_seed(0))
-    return G.mapping.eval()(z, None)[:, 0].mean(dim=0)
+    """Mean style of random latents [w_dim], of fewer of them where the mapping network is much larger than usual."""
+    operations = sum(parameter.numel() for parameter in G.mapping.parameters())
+    num_samples = min(_W_AVG_SAMPLES, _W_AVG_OPERATIONS // operations, _W_AVG_DRAWS // G.z_dim)
+    gen, total = torch.Generator().manual_seed(0), torch.zeros([G.w_dim], dtype=torch.float64)
+    for start in range(0, num_samples, _W_AVG_BATCH):
+        z = torch.randn([min(_W_AVG_BATCH, num_samples - start), G.z_dim], generator=gen)
+        total += G.mapping.eval()(z, None)[:, 0].sum(dim=0, dtype=torch.float64)
+    return total / num_samples
 
 
 # Writing.

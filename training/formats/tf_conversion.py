@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from dnnlib.util import printable
-from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, build_module, find_class, plain_data
+from training.formats.network_arguments import shown
+from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, SPARE_BYTES, build_module, find_class, plain_data
 
 _Transform = Callable[[np.ndarray], np.ndarray]
 
-_IGNORED_GENERATOR_KWARGS = ("truncation_psi", "truncation_cutoff", "style_mixing_prob", "structure")
-_IGNORED_DISCRIMINATOR_KWARGS = ("structure",)
+# They choose how the network was trained or is called, not what it is.
+_IGNORED_KWARGS = ("structure", "randomize_noise", "fused_modconv", "conditioning")
+_IGNORED_GENERATOR_KWARGS = (*_IGNORED_KWARGS, "truncation_psi", "truncation_cutoff", "style_mixing_prob")
 _MAX_DEPTH = 2          # of components
 _MAX_COMPONENTS = 8     # of one network: mapping and synthesis
 _MAX_VARIABLES = 4096   # of one network
@@ -52,14 +54,19 @@ class _StaticKwargs:
     def __init__(self, stub: Any, ignored: tuple[str, ...]):
         version = getattr(stub, "version", None)
         if type(version) is not int or version < 4:
-            shown = version if type(version) is int else "none"
-            raise ValueError(f"TensorFlow network has version {shown}, version 4 (StyleGAN2) or newer is needed")
+            raise ValueError(f"TensorFlow network has version {shown(version)}, 4 (StyleGAN2) or newer is needed")
         arguments = getattr(stub, "static_kwargs", None)
         self.left = plain_data(arguments, "TensorFlow network: arguments", MAX_ARGUMENT_INTEGER)
         if type(self.left) is not dict:
             raise ValueError("TensorFlow network has no dict of arguments")
         for name in ignored:
             self.left.pop(name, None)
+        resolution = self.left.get("resolution", 1024)
+        for name in ("resolution_w", "resolution_h"):
+            side = self.left.pop(name, resolution)
+            if side != resolution:
+                raise ValueError(f"TensorFlow network has {name} {shown(side)} and resolution {shown(resolution)}, "
+                                 "only square ones are supported")
 
     def take(self, name: str, default: Any, none: Any = None) -> Any:
         """Value of `name`, which must be of the kind of `default`; `default` if it is absent, `none` if it is None."""
@@ -106,7 +113,7 @@ def _generator_kwargs(stub: Any) -> dict[str, Any]:
 
 
 def _discriminator_kwargs(stub: Any) -> dict[str, Any]:
-    kw = _StaticKwargs(stub, _IGNORED_DISCRIMINATOR_KWARGS)
+    kw = _StaticKwargs(stub, _IGNORED_KWARGS)
     map_features, activation = kw.take("mapping_fmaps", None), kw.take("nonlinearity", "lrelu")
     kwargs = dict(
         c_dim=kw.take("label_size", 0),
@@ -250,6 +257,9 @@ def _convert(
     class_name: str, kwargs: dict[str, Any], variables: Mapping[str, np.ndarray], rules: list[_Rule]
 ) -> torch.nn.Module:
     what = f"TensorFlow {class_name.lower()}"
+    distinct = {id(value): value.nbytes for value in variables.values()}
+    if sum(value.nbytes for value in variables.values()) > sum(distinct.values()) + SPARE_BYTES:
+        raise ValueError(f"{what}: its variables are larger than what the file holds for them")
     tensors, unknown = {}, []
     for name, value in variables.items():
         try:
