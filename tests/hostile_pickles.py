@@ -215,6 +215,7 @@ def stumbling() -> Iterator[tuple[str, bytes]]:
     odd = [torch.zeros([2]), np.zeros(3), "x", {}, [0, 2**70], float("nan"), -1, {1: 2}]
     attributes = [("mapping", "w_avg_beta"), ("synthesis.b8", "use_fp16"), ("synthesis.b8.conv1", "conv_clamp"),
                   ("synthesis.b8", "architecture"), ("synthesis.b8.conv1", "activation")]
+    name: Any
     for i, value in enumerate(odd):
         for path, name in attributes:
             G = helpers.generator()
