@@ -18,7 +18,7 @@ from dnnlib.util import format_time, open_atomic, printable
 from training.cli import Command
 from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
 from training.data.dataset_conversion import ConversionSummary, convert_dataset
-from training.data.image_files import describe_shape
+from training.data.messages import describe_shape
 
 MAX_LINES = 10   # printed for classes or skipped files; the others are in the data set or in a file beside it
 EXAMPLES = """\b
@@ -42,6 +42,21 @@ class Resolution(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+class ValueRange(click.ParamType):
+    """`0-4095` -> (0.0, 4095.0); `4095` is the same."""
+
+    name = "LOW-HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        number = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+        match = re.fullmatch(rf"(?:({number})[-,:])?({number})", value)
+        if match is None:
+            self.fail(f"must be LOW-HIGH such as 0-4095, got {value}", param, ctx)
+        return float(match[1] or 0), float(match[2])
+
+
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.option("--source", required=True, metavar="PATH", help="Where the images are, or castles to draw them")
 @click.option("--dest", required=True, metavar="PATH", help="Folder (empty or new), or .zip (replaced) to write")
@@ -57,9 +72,14 @@ class Resolution(click.ParamType):
 @click.option("--resolution", type=Resolution(), metavar="WxH", help="Short for --width and --height")
 @click.option("--force-channels", type=click.Choice([str(channels) for channels in CHANNELS]),
               help="Make all images gray (1), RGB (3) or RGBA (4)  [default: gray or RGB, as they are]")
+@click.option("--range", "value_range", type=ValueRange(), metavar="LOW-HIGH",
+              help="Black and white of gray images with more than 8 bits, such as 0-4095 for 12 bits in 16  "
+              "[default: 0-65535]")
 @click.option("--subfolders-as-labels", is_flag=True,
-              help="Label images by the first folder of their path: the first folder by name is class 0")
-@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and report them")
+              help="Label images by the first folder of their path, in the order of names, or of numbers where all "
+              "folders are numbers")
+@click.option("--skip-bad", is_flag=True,
+              help="Leave out images that cannot be used or are unlike most others, and report them")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
               help="Processes; the data set does not depend on it  [default: one per processor]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other castles")
@@ -80,8 +100,10 @@ def main(
     The data set holds uncompressed PNG files, all of one size and kind, and dataset.json with the labels if every
     image has one. Sides are a power of two, or both a few times one power of two, as in 96x64.
 
-    Images are turned upright as their EXIF data says. Palette and CMYK images become RGB, 16-bit gray images 8-bit
-    gray. Transparency is refused unless --force-channels says what to do: 1 and 3 put it on black, 4 keeps it.
+    Images are turned upright as their EXIF data says, and colours of an ICC profile become sRGB. Palette and CMYK
+    images become RGB, 16-bit gray images 8-bit gray. Transparency is refused unless --force-channels says what to do:
+    1 and 3 put it on black, 4 keeps it. Linked folders are followed. Hidden folders and those of file managers do not
+    count.
     """
     if resolution is not None:
         if width is not None or height is not None:
@@ -92,21 +114,29 @@ def main(
     with interrupted_when_terminated(), progress_line() as progress:
         summary = convert_dataset(source, dest, options, progress)
     click.echo(describe_summary(summary, dest))
-    for line in describe_classes(summary) + report_skipped(summary, dest):
+    for line in describe_classes(summary) + report_skipped(summary, dest) + report_others(summary):
         click.echo(line)
+    if summary.warning:
+        click.echo(f"Warning: {summary.warning}", err=True)
 
 
 @contextlib.contextmanager
 def interrupted_when_terminated() -> Iterator[None]:
-    """Context in which SIGTERM ends the process as Ctrl-C does, so that nothing half-written stays behind."""
+    """Context in which SIGTERM, and SIGHUP of a terminal that closes, end the process as Ctrl-C does, so that nothing
+    half-written stays behind. A signal that is ignored, as under nohup, stays so."""
     if threading.current_thread() is not threading.main_thread():   # Python's rule for setting signal handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -115,7 +145,7 @@ def progress_line() -> Iterator[Callable[[int, int], None] | None]:
 
     None where stderr is no terminal.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():   # closed, or no terminal
         yield None
         return
     start = shown = time.monotonic()
@@ -141,7 +171,7 @@ def describe_summary(summary: ConversionSummary, dest: str) -> str:
     if summary.skipped:
         parts.append(f"{len(summary.skipped)} bad ones skipped")
     return (f"{summary.num_images} images ({', '.join(parts)}), {summary.num_bytes / 1e6:.1f} MB in "
-            f"{summary.seconds:.1f} s: {dest}")
+            f"{summary.seconds:.1f} s: {printable(dest, None)}")
 
 
 def describe_classes(summary: ConversionSummary) -> list[str]:
@@ -160,6 +190,11 @@ def report_skipped(summary: ConversionSummary, dest: str) -> list[str]:
         with open_atomic(path, "w", encoding="utf-8") as file:
             file.writelines(f"{reason}\n" for reason in reasons)
     return shortened([f"  skipped: {reason}" for reason in reasons], path)
+
+
+def report_others(summary: ConversionSummary) -> list[str]:
+    """What the source has besides images."""
+    return [f"  left out: {summary.others}"] if summary.others else []
 
 
 def shortened(lines: list[str], place: str) -> list[str]:

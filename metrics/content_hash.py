@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 import dnnlib
-from training.dataset import LABEL_FILE, is_image_name, list_folder
+from training.data.image_files import ImageArchive
 
 CHUNK = 1 << 20   # bytes
 
@@ -36,15 +35,13 @@ def hash_dataset(path: str) -> str:
     verifies them whenever an image is read), so it is not read through. A folder is, unless the inode, length and times
     of all its files are those of an earlier call: its hash is then taken from the cache.
     """
+    archive = ImageArchive(path)
+    names = [*archive.image_names, *filter(None, [archive.label_file])]
     if not os.path.isdir(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if _counts(i.filename)]
-        except zipfile.BadZipFile as err:
-            raise OSError(f"{path} is not a readable zip archive: {err}") from err
-        return _hash_entries(entries)
+        checksums = archive.checksums()
+        archive.close()
+        return _hash_entries([(name, *checksums[name]) for name in names])
 
-    names = sorted(name for name in list_folder(path) if _counts(name))
     identity = _hash_entries([(name, *_file_identity(os.path.join(path, name))) for name in names])
     memo_path = dnnlib.make_cache_dir_path("gan-metrics", f"folder-{identity}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(memo_path, encoding="utf-8") as file:
@@ -55,10 +52,6 @@ def hash_dataset(path: str) -> str:
         with dnnlib.util.open_atomic(memo_path, "w", encoding="utf-8") as file:
             json.dump(dict(folder=os.path.abspath(path), content=content), file)
     return content
-
-
-def _counts(name: str) -> bool:
-    return name == LABEL_FILE or is_image_name(name)
 
 
 def _hash_entries(entries: list[tuple[Any, ...]]) -> str:

@@ -19,6 +19,7 @@ import torch
 
 import dnnlib
 from torch_utils import devices
+from training.data.decoding import READER
 from training.networks import side_lengths
 
 from . import content_hash, detectors, sampling
@@ -340,7 +341,7 @@ def _cache_file(
     dataset_kwargs = {key: value for key, value in opts.dataset_kwargs.items() if key != "path"}
     args = dict(dataset_kwargs=sorted(dataset_kwargs.items()), detector_url=detector_url,
                 detector_kwargs=detector_kwargs, stats_kwargs=stats_kwargs, num_items=num_items, data_hash=data_hash,
-                detector_hash=detector_hash)
+                detector_hash=detector_hash, picture_reader=READER)
     md5 = hashlib.md5(repr(sorted(args.items())).encode(), usedforsecurity=False).hexdigest()
     name = f"{dataset_name}-{get_feature_detector_name(detector_url).replace(':', '-')}-{md5}.pkl"
     return dnnlib.make_cache_dir_path("gan-metrics", name)

@@ -227,11 +227,11 @@ def test_an_image_unlike_the_first_is_named(tmp_path, pixels, found):
         dataset[3]
 
 
-def test_a_palette_image_is_refused_instead_of_read_as_gray(tmp_path):
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pattern(0)).convert("P").save(buffer, format="png")
-    with pytest.raises(ValueError, match="a.png has Pillow's mode P"):
-        ImageFolderDataset(write_zip(tmp_path / "s.zip", {"a.png": buffer.getvalue()}))
+def test_a_palette_image_is_read_in_its_colours(tmp_path):
+    buffer, image = io.BytesIO(), PIL.Image.fromarray(pattern(0)).convert("P")
+    image.save(buffer, format="png")
+    dataset = ImageFolderDataset(write_zip(tmp_path / "s.zip", {"a.png": buffer.getvalue()}))
+    np.testing.assert_array_equal(dataset[0][0], np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"text"])

@@ -97,7 +97,7 @@ def test_cifar10_gives_the_training_images_in_order_with_labels(tmp_path, protoc
 
 def test_cifar10_says_what_its_classes_are(tmp_path):
     result = CliRunner().invoke(main, [f"--source={cifar_tar(tmp_path, good_batches())}", f"--dest={tmp_path / 'out'}"])
-    assert result.output.splitlines()[0].startswith("20 images (32x32 RGB, labels of 6 classes)")
+    assert result.output.splitlines()[0].startswith("20 images (32x32 RGB, labels of 10 classes, 4 empty)")
     assert result.output.splitlines()[1] == "  class 0: airplane (7 images)"
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["class_names"] == list(CIFAR10_CLASSES)
 

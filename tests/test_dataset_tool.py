@@ -341,8 +341,8 @@ def test_metadata_of_the_source_is_left_behind(tmp_path):
 @pytest.mark.parametrize("odd, words", [
     ({"9.png": encode(noise(4, 4))}, ["all images must be alike, 9.png is 4x4 RGB and 0.png is 8x8 RGB"]),
     ({"9.png": encode(noise(mode="L"))}, ["9.png is 8x8 gray"]),
-    ({"9.png": encode(noise().convert("RGBA"))}, ["9.png has transparency", "RGBA", "--force-channels"]),
-    ({"9.png": encode(noise(mode="L").convert("LA"))}, ["9.png has transparency", "LA"]),
+    ({"9.png": encode(TRANSPARENT)}, ["9.png has transparency", "RGBA", "--force-channels"]),
+    ({"9.png": encode(TRANSPARENT.convert("LA"))}, ["9.png has transparency", "LA"]),
     ({"9.png": encode(noise().quantize(4), transparency=0)}, ["9.png has transparency"]),
     ({"9.tif": encode(PIL.Image.fromarray(np.ones([8, 8], dtype=np.float32)), "tiff")}, ["9.tif", "mode F"]),
     ({"9.png": encode(noise())[:100]}, ["cannot read 9.png"]),
@@ -383,6 +383,30 @@ def test_bad_images_are_skipped_and_each_is_reported_with_its_reason(tmp_path):
     assert len(lines) == 6 and all(reason in line for reason, line in zip(reasons, lines))
     assert zipfile.ZipFile(dest).namelist()[:2] == ["00000/img00000001.png", "00000/img00000003.png"]
     assert sorted(os.listdir(tmp_path)) == ["in", "out.zip"]
+
+
+@pytest.mark.parametrize("dest", ["out.zip", "out"])
+def test_skipping_bad_images_keeps_the_most_common_shape_not_that_of_the_first(tmp_path, dest):
+    files = {"0.png": encode(noise(16, 16)), **{f"{i}.png": encode(noise(seed=i)) for i in (1, 2, 3)},
+             "4.png": encode(noise(16, 16))}
+    result = run(f"--source={folder(tmp_path / 'in', files)}", f"--dest={tmp_path / dest}", "--skip-bad")
+    first, *lines = result.output.splitlines()
+    assert first.startswith("3 images (8x8 RGB, no labels, 2 bad ones skipped)")
+    assert "0.png is 16x16 RGB and most are 8x8 RGB" in lines[0] and "4.png is 16x16" in lines[1]
+    dataset = ImageFolderDataset(str(tmp_path / dest))
+    np.testing.assert_array_equal(dataset[0][0].transpose(1, 2, 0), np.asarray(noise(seed=1)))
+    assert len(dataset) == 3 and sorted(os.listdir(tmp_path)) == ["in", dest]
+
+
+def test_a_range_and_its_warning_on_the_command_line(tmp_path):
+    dark = PIL.Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 65)
+    args = [f"--source={folder(tmp_path / 'in', {'a.png': encode(dark)})}", f"--dest={tmp_path / 'out.zip'}"]
+    assert run(*args).stderr.startswith("Warning: the images with 16 bits per channel (1) are dark")
+    for text in ("0-4095", "4095", "0,4095"):
+        assert run(*args, f"--range={text}").stderr == ""
+        assert ImageFolderDataset(str(tmp_path / "out.zip"))[0][0].max() == 255
+    refused(run(*args, "--range=low"), "must be LOW-HIGH such as 0-4095, got low")
+    refused(run(*args, "--range=5-5"), "black below white, got 5 and 5")
 
 
 @pytest.mark.parametrize("dest", ["out.zip", "out", "out/."])

@@ -72,7 +72,7 @@ RUNS = {
     ],
     "dataset_tool": [
         "--source=photos --dest=a.zip --max-images=1 --resize-filter=box --transform=center-crop --width=16 --height=8 "
-        "--force-channels=1 --subfolders-as-labels --skip-bad --workers=1",
+        "--force-channels=1 --range=0-4095 --subfolders-as-labels --skip-bad --workers=1",
         "--source=castles --dest=b.zip --max-images=1 --resolution=8x8 --seed=3",
     ],
     "calc_metrics": [

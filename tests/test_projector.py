@@ -328,9 +328,9 @@ def test_a_target_is_turned_upright_and_reduced_to_8_bits(tmp_path):
     assert (save_and_fit(tmp_path / "t.png", Image.fromarray(deep), tiny_generator(8, channels=1)) == 200).all()
 
 
-def test_transparency_becomes_white_where_the_network_has_none(tmp_path):
+def test_transparency_becomes_black_where_the_network_has_none_as_in_data_sets(tmp_path):
     clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
-    assert (save_and_fit(tmp_path / "t.png", clear, tiny_generator(8)) == 255).all()
+    assert (save_and_fit(tmp_path / "t.png", clear, tiny_generator(8)) == 0).all()
     assert (save_and_fit(tmp_path / "t.png", clear, wide_generator())[:, :, 3] == 0).all()
 
 
@@ -340,9 +340,9 @@ REFUSALS = [
     (["--network=plain.pkl"], "--target"),
     (["--network=plain.pkl", "--target=missing.png"], "target missing.png cannot be read: No such file"),
     (["--network=plain.pkl", "--target=detectors"], "target detectors cannot be read: Is a directory"),
-    (["--network=plain.pkl", "--target=junk"], "target junk is not an image that Pillow knows"),
-    (["--network=plain.pkl", "--target=cut.png"], "target cut.png is not a readable image"),
-    (["--network=plain.pkl", "--target=float.tiff"], "target float.tiff must have 8 or 16 bits per channel"),
+    (["--network=plain.pkl", "--target=junk"], "target junk: not an image that Pillow knows"),
+    (["--network=plain.pkl", "--target=cut.png"], "target cut.png: "),
+    (["--network=plain.pkl", "--target=float.tiff"], "target float.tiff has Pillow's mode F; images must have 8 or 16"),
     (["--network=plain.pkl", "--target=photo.png"],
      "cannot download the detector https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt "
      "(no network); put vgg16.pt into a folder and name that with --detectors or $DNNLIB_DETECTORS, or compare pixels "

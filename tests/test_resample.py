@@ -559,6 +559,17 @@ def test_a_mask_may_come_in_any_8_bit_mode(tmp_path, mode):
     assert np.array_equal(edit_options.load_mask(tmp_path / "mask.png").weights, np.asarray(white))
 
 
+def test_a_mask_is_turned_upright_and_may_have_16_bits(tmp_path):
+    weights = np.zeros([4, 6], dtype=np.uint8)
+    weights[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6   # turn by 90 degrees clockwise to view
+    Image.fromarray(weights).save(tmp_path / "mask.png", exif=exif)
+    assert np.array_equal(edit_options.load_mask(tmp_path / "mask.png").weights, np.rot90(weights, -1))
+    Image.fromarray(weights.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(edit_options.load_mask(tmp_path / "deep.png").weights, weights)
+
+
 def test_transparent_parts_of_a_mask_are_kept(tmp_path):
     image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
     image.putpixel((1, 0), (255, 255, 255, 255))

@@ -16,22 +16,16 @@ import numpy as np
 import torch.utils.data
 
 import dnnlib
-from training.data.image_files import (
-    LABEL_FILE,
-    ImageArchive,
-    describe_shape,
-    is_image_name,
-    list_folder,
-    one_line,
-    read_labels,
-)
+from training.data.decoding import PLAIN_MODES
+from training.data.image_files import LABEL_FILE, ImageArchive, describe_others, is_image_name, list_folder
+from training.data.labels import check_every_image_has_a_label, read_labels
+from training.data.messages import describe_shape, one_line
 
 __all__ = [
     "LABEL_FILE", "Dataset", "ImageArchive", "ImageFolderDataset", "describe_shape", "is_image_name", "list_folder",
     "one_line", "read_labels",
 ]
 
-PIXEL_MODES = ("L", "RGB", "RGBA")
 ITEM = np.dtype([("raw_idx", np.int64), ("mirrored", np.bool_)])   # an image of the source, as it is or mirrored
 
 
@@ -187,7 +181,8 @@ class ImageFolderDataset(Dataset):
         self._archive = ImageArchive(str(path))
         names = self._archive.image_names
         if not names:
-            raise OSError(f"{path} contains no image")
+            others = describe_others(self._archive.others)
+            raise OSError(f"{path} contains no image" + (f", but {others}" if others else ""))
         first = self._read_pixels(names[0])   # [C, H, W]
         if resolution is not None:
             height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
@@ -202,9 +197,8 @@ class ImageFolderDataset(Dataset):
     def _read_pixels(self, file_name: str) -> np.ndarray:
         """Content of an image file, uint8 `[C, H, W]`."""
         image = self._archive.load_image(file_name)
-        if image.mode not in PIXEL_MODES:
-            raise ValueError(f"{self._archive.path}: images must be 8-bit gray, RGB or RGBA, {file_name} has Pillow's "
-                             f"mode {image.mode}; dataset_tool.py converts it")
+        if image.mode not in PLAIN_MODES:   # gray with transparency
+            image = image.convert("RGBA")
         pixels = np.atleast_3d(np.asarray(image))   # [H, W, C]
         return pixels.transpose(2, 0, 1)
 
@@ -220,10 +214,6 @@ class ImageFolderDataset(Dataset):
         labels = read_labels(self._archive)
         if labels is None:
             return None
-        names = self._archive.image_names
-        missing = [name for name in names if name not in labels]
-        if missing:
-            raise ValueError(f"{self._archive.path}: {LABEL_FILE} must label every image, {missing[0]} has no label "
-                             f"({len(missing)} of {len(names)} images)")
-        values = [labels[name] for name in names]
+        check_every_image_has_a_label(self._archive, labels)
+        values = [labels[name] for name in self._archive.image_names]
         return np.array(values, dtype=np.int64 if isinstance(values[0], int) else np.float32)

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, image_size, locate_grid
 from ssn_plugin.edits.recipe import Edit, Recipe, check_seed, encode_mask
@@ -115,14 +115,19 @@ def load_mask(source: str | os.PathLike | IO[bytes], name: str | None = None) ->
     path = name or str(source)
     try:
         with Image.open(source) as image:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise ValueError(f"mask {path} must be an 8-bit image, got mode {image.mode}")
-            rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA")).astype(np.uint16)  # [H, W, 4]
-    except (SyntaxError, Image.DecompressionBombError, Image.UnidentifiedImageError) as err:
-        raise ValueError(f"mask {path} is not a readable image") from err
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except OSError as err:
+        if isinstance(err, UnidentifiedImageError):
+            raise ValueError(f"mask {path} is not a readable image") from err
         raise ValueError(f"mask {path} cannot be read: {err.strerror or err}") from err
-    weights = _painted(rgba)
+    except Exception as err:   # Pillow's decoders raise nearly anything on damaged data
+        raise ValueError(f"mask {path} is not a readable image") from err
+    if upright.mode.startswith("I;16"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise ValueError(f"mask {path} must be an image with 8 or 16 bits of gray or RGB, got mode {upright.mode}")
+    weights = _painted(np.asarray(upright.convert("RGBA")).astype(np.uint16))
     if weights.max() < 128:
         raise ValueError(f"mask {path} has no pixel brighter than mid gray, so nothing would be redrawn")
     return Mask(path, weights)

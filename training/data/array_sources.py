@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from dnnlib.util import read_at_most
-from training.data.image_files import one_line
+from training.data.messages import one_line
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_BATCHES = tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6))

@@ -23,6 +23,7 @@ class ConversionOptions:
     width: int | None = None             # pixels; None keeps that of the image
     height: int | None = None
     force_channels: int | None = None    # one of CHANNELS; None keeps gray or RGB and refuses transparency
+    value_range: tuple[float, float] | None = None   # black and white of images with more than 8 bits; None: all of 16
     subfolders_as_labels: bool = False   # the first folder of an image's path is its class
     skip_bad: bool = False               # leave out what cannot be used, instead of giving up
     workers: int | None = 1              # processes; None takes one per processor where there is enough to do
@@ -41,6 +42,9 @@ class ConversionOptions:
             raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, got {self.transform}")
         if self.transform is not None and (self.width is None or self.height is None):
             raise ValueError(f"transform {self.transform} needs both width and height")
+        if self.value_range is not None and not -1e38 < self.value_range[0] < self.value_range[1] < 1e38:
+            low, high = self.value_range
+            raise ValueError(f"range must be two finite numbers, black below white, got {low:g} and {high:g}")
         if self.width is not None and self.height is not None:
             self._check_size(self.width, self.height)
 

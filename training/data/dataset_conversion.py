@@ -20,11 +20,14 @@ import numpy as np
 import PIL.Image
 
 from training.data.conversion_options import RESIZE_FILTERS, TRANSFORMS, ConversionOptions
-from training.data.dataset_sources import Label, Source, open_source
+from training.data.dataset_sources import Source, open_source
 from training.data.dataset_writers import open_writer
-from training.data.image_files import LABEL_FILE, describe_shape
+from training.data.decoding import to_8_bit_srgb
+from training.data.image_files import LABEL_FILE
 from training.data.image_size import check_image_size
 from training.data.image_transforms import transform_image
+from training.data.labels import Label
+from training.data.messages import describe_shape
 from training.data.ordered_pool import WorkerDied, available_processors, ordered_map
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 ITEMS_PER_WORKER = 256   # starting a process takes as long as converting about this many small images
+DARK = 64   # 8-bit level; where all 16-bit images of a collection stay below it, they hold numbers of fewer bits
 
 Shape = tuple[int, int, int]   # C, H, W
 
@@ -44,6 +48,8 @@ class ConversionSummary:
     image_shape: Shape
     label_text: str                  # "labels of 10 classes", "no labels", ...
     classes: list[tuple[str, int]]   # name and number of images of class 0, 1, ... where the source has names
+    others: str                      # files of the source that are no images, in words; empty if there are none
+    warning: str                     # what may be wrong with the data set; empty if nothing is
     num_bytes: int                   # size of the written files
     seconds: float
 
@@ -56,6 +62,7 @@ class Outcome:
     png: bytes = b""
     shape: Shape | None = None
     error: OSError | ValueError | None = None
+    top_of_16_bits: int | None = None   # brightest 8-bit level of an image with 16 bits, None for others
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,24 @@ class Converter:
         name = self.source.name(idx)
         what = f"{self.path}: {name}"
         try:
-            image = transform_image(self.source.load(idx), self.options, what)
+            stored = self.source.load(idx)
+            picture = to_8_bit_srgb(stored, what, self.options.value_range)
+            image = transform_image(picture, self.options, what)
             if image is None:
                 return Outcome(name)
             check_image_size(image.width, image.height, what)
         except (OSError, ValueError) as err:
             return Outcome(name, error=err)
-        return Outcome(name, encode_png(image), (len(image.getbands()), image.height, image.width))
+        shape = len(image.getbands()), image.height, image.width
+        return Outcome(name, encode_png(image), shape, top_of_16_bits=brightest_of_16_bits(stored, picture))
+
+
+def brightest_of_16_bits(stored: PIL.Image.Image, picture: PIL.Image.Image) -> int | None:
+    """The brightest 8-bit level of a picture, transparency aside, if its file has 16 bits per channel."""
+    if "sixteen_bits" not in stored.info:
+        return None
+    colours = np.asarray(picture.convert("RGB") if picture.mode in ("LA", "RGBA") else picture)
+    return int(colours.max())
 
 
 def encode_png(image: PIL.Image.Image) -> bytes:
@@ -96,29 +114,50 @@ def convert_dataset(
 
     A zip is replaced, a folder must be empty or new. Image i of the source becomes `%05d/img%08d.png`, also where
     images before it were left out; `dataset.json` holds the labels if every written image has one.
+    With `skip_bad` the images that stay are those of the most common shape.
     Raises `ValueError` or `OSError` with one line that names the offending file; `dest` is then as it was before.
     """
     start = time.monotonic()
     if os.path.realpath(source) == os.path.realpath(dest):
         raise ValueError(f"destination {dest} must not be the source")
+    try:
+        chosen = _convert(source, dest, options, progress)
+    except OtherShape as err:   # rare: it costs less to begin again than to look at all images twice each time
+        chosen = _convert(source, dest, options, progress, err.shape)
+    return chosen.summary(time.monotonic() - start)
+
+
+def _convert(
+    source: str, dest: str, options: ConversionOptions, progress: Callable[[int, int], None] | None,
+    shape: Shape | None = None,   # that images must have; None takes that of the first
+) -> Selection:
     with open_writer(dest) as write:   # refuses a destination that is taken before anything is read
-        chosen = Selection(source, open_source(source, options), options)
+        chosen = Selection(source, open_source(source, options), options, shape)
         with contextlib.closing(chosen.files(progress)) as files:   # an error of the writer ends the workers too
             for name, png in files:
                 write(name, png)
         write(LABEL_FILE, chosen.label_file())
-    return chosen.summary(time.monotonic() - start)
+    return chosen
+
+
+class OtherShape(Exception):
+    """Most images do not have the shape of the first; bad ones are skipped, so these are to go."""
+
+    def __init__(self, shape: Shape):
+        self.shape = shape
 
 
 class Selection:
     """The images that go into the data set, and why others do not."""
 
-    def __init__(self, path: str, source: Source, options: ConversionOptions):
+    def __init__(self, path: str, source: Source, options: ConversionOptions, shape: Shape | None):
         self._path, self._source, self._options = path, source, options
-        self._first: tuple[str, Shape] | None = None    # name and shape of the first image; the others must be like it
+        self._shape, self._example = shape, "most are"   # the shape that images must have, and which have it
+        self._shapes = Counter[Shape]()                  # of all images that can be read
         self._labels: list[tuple[str, Label | None]] = []   # name and label of each file in the data set
         self._num_dropped = self._num_bytes = 0
         self._skipped: list[str] = []
+        self._tops: list[int] = []   # brightest levels of the images with 16 bits
 
     def files(self, progress: Callable[[int, int], None] | None) -> Generator[tuple[str, bytes], None, None]:
         """Name and content of the image files of the data set, in order."""
@@ -134,6 +173,9 @@ class Selection:
                     progress(idx + 1, total)
         if not self._labels:
             raise self._nothing_left()
+        most_common, count = self._shapes.most_common(1)[0]
+        if count > len(self._labels):
+            raise OtherShape(most_common)
 
     def _outcomes(self) -> Generator[Outcome, None, None]:
         convert = Converter(self._path, self._source, self._options)
@@ -145,11 +187,14 @@ class Selection:
     def _is_chosen(self, outcome: Outcome) -> bool:
         error = outcome.error
         if outcome.shape is not None:
-            self._first = self._first or (outcome.name, outcome.shape)
-            first_name, first_shape = self._first
-            if outcome.shape != first_shape:
+            if self._shape is None:
+                self._shape, self._example = outcome.shape, f"{outcome.name} is"
+            self._shapes[outcome.shape] += 1
+            if outcome.shape != self._shape:
                 error = ValueError(f"{self._path}: all images must be alike, {outcome.name} is "
-                                   f"{describe_shape(outcome.shape)} and {first_name} is {describe_shape(first_shape)}")
+                                   f"{describe_shape(outcome.shape)} and {self._example} {describe_shape(self._shape)}")
+        if outcome.top_of_16_bits is not None:
+            self._tops.append(outcome.top_of_16_bits)
         if error is not None:
             if not self._options.skip_bad:
                 raise error
@@ -177,15 +222,23 @@ class Selection:
         return json.dumps(content).encode()
 
     def summary(self, seconds: float) -> ConversionSummary:
-        assert self._first is not None
+        assert self._shape is not None
         labels = [label for _, label in self._labels]
         counts = Counter(label for label in labels if isinstance(label, int))
         return ConversionSummary(
-            num_images=len(labels), num_dropped=self._num_dropped, skipped=self._skipped, image_shape=self._first[1],
+            num_images=len(labels), num_dropped=self._num_dropped, skipped=self._skipped, image_shape=self._shape,
             label_text=describe_labels(labels),
             classes=[(name, counts[idx]) for idx, name in enumerate(self._source.class_names or [])],
-            num_bytes=self._num_bytes, seconds=seconds,
+            others=self._source.others, warning=self._warning(), num_bytes=self._num_bytes, seconds=seconds,
         )
+
+    def _warning(self) -> str:
+        if self._options.value_range is not None or not self._tops or max(self._tops) >= DARK:
+            return ""
+        top = max(self._tops)
+        highest = 256 * top + 255
+        return (f"the images with 16 bits per channel ({len(self._tops)}) are dark, as if they held fewer: their "
+                f"values 0..{highest} were stored as 0..{top}. --range=0-{highest} would make gray {highest} white")
 
 
 def num_workers(source: Source, options: ConversionOptions) -> int:
@@ -203,4 +256,7 @@ def describe_labels(labels: list[Label | None]) -> str:
         return f"labels left out: {missing} images have none"
     if isinstance(labels[0], list):
         return f"labels of {len(labels[0])} numbers"
-    return f"labels of {len({str(label) for label in labels})} classes"
+    present = {label for label in labels if isinstance(label, int)}
+    num_classes = 1 + max(present)   # labels are one-hot up to the highest
+    empty = f", {num_classes - len(present)} empty" if num_classes > len(present) else ""
+    return f"labels of {num_classes} {'class' if num_classes == 1 else 'classes'}{empty}"

@@ -20,9 +20,11 @@ import PIL.Image
 from training.data import castles
 from training.data.array_sources import CIFAR10_CLASSES, read_cifar10, read_mnist
 from training.data.conversion_options import ConversionOptions
-from training.data.image_files import ImageArchive, decode_image, one_line, read_labels
+from training.data.decoding import open_image
+from training.data.image_files import ImageArchive, describe_others
+from training.data.labels import Label, read_class_names, read_labels
+from training.data.messages import one_line
 
-Label = int | list[float]
 LMDB_MAGIC = 0xBEEFC0DE
 LMDB_HEADER = struct.Struct("<16x II 16x I")   # at the start of each of the first two pages: magic, version, page size
 LMDB_PAGE_SIZES = tuple(2**i for i in range(8, 17))
@@ -32,6 +34,7 @@ class Source:
     """Images by number in a fixed order, each with a name for messages and a label or None."""
 
     class_names: Sequence[str] | None = None   # what the classes 0, 1, ... mean, where the source knows
+    others = ""         # files that are no images, in words
     in_memory = False   # converting an image is then faster than handing it to another process
     may_crash = False   # loading an image may end the process that does it: only workers do
 
@@ -46,7 +49,7 @@ class Source:
         return None
 
     def load(self, idx: int) -> PIL.Image.Image:
-        """The decoded image. `OSError` with one line that names it if it cannot be read."""
+        """The decoded image as it is stored. `OSError` with one line that names it if it cannot be read."""
         raise NotImplementedError
 
 
@@ -56,6 +59,7 @@ class ImageFiles(Source):
     def __init__(self, archive: ImageArchive, names: list[str], labels: dict[str, Label],
                  class_names: Sequence[str] | None = None):
         self._archive, self._names, self._labels, self.class_names = archive, names, labels, class_names
+        self.others = describe_others(archive.others)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -67,7 +71,7 @@ class ImageFiles(Source):
         return self._labels.get(self._names[idx])
 
     def load(self, idx: int) -> PIL.Image.Image:
-        return self._archive.load_image(self._names[idx])
+        return self._archive.open_image(self._names[idx])
 
 
 class ImageArrays(Source):
@@ -124,7 +128,7 @@ class LmdbImages(Source):
         return self._move_to(idx).value()
 
     def load(self, idx: int) -> PIL.Image.Image:
-        return decode_image(self.read(idx), f"{self._path}: cannot read {self.name(idx)}")
+        return open_image(self.read(idx), f"{self._path}: cannot read {self.name(idx)}")
 
     def _open(self) -> Any:
         # Nobody writes, and the folder may be read-only: no lock file.
@@ -205,7 +209,7 @@ def open_source(path: str, options: ConversionOptions) -> Source:
                 raise ValueError(f"subfolders-as-labels needs a folder or .zip of images, {path} is {kind.description}")
             source = kind.open(path, options)
             if not len(source):
-                raise OSError(f"{path} contains no image")
+                raise OSError(f"{path} contains no image" + (f", but {source.others}" if source.others else ""))
             return source
     if not os.path.exists(path):
         raise FileNotFoundError(f"no such source: {path}")
@@ -217,18 +221,23 @@ def open_image_files(path: str, options: ConversionOptions) -> Source:
     archive = ImageArchive(path)
     names = archive.image_names[: options.max_images]
     if not options.subfolders_as_labels:
-        return ImageFiles(archive, names, read_labels(archive) or {})
+        return ImageFiles(archive, names, read_labels(archive) or {}, read_class_names(archive))
     class_names = first_folders(archive)
     classes = {name: idx for idx, name in enumerate(class_names)}
     return ImageFiles(archive, names, {name: classes[name.split("/")[0]] for name in names}, class_names)
 
 
 def first_folders(archive: ImageArchive) -> list[str]:
-    """Names of the first folders of all images, sorted. `ValueError` unless they can serve as classes."""
+    """Names of the first folders of all images, sorted: as numbers if all are numbers, otherwise as text.
+
+    `ValueError` unless they can serve as classes.
+    """
     outside = [name for name in archive.image_names if "/" not in name]
     if outside:
         raise ValueError(f"{archive.path}: subfolders-as-labels needs every image in a folder, {outside[0]} is in none")
     folders = sorted({name.split("/")[0] for name in archive.image_names})
+    if all(re.fullmatch("[0-9]+", name) for name in folders):
+        folders.sort(key=int)
     if len(folders) == 1:
         raise ValueError(f"{archive.path}: subfolders-as-labels needs several folders, all images are in {folders[0]}")
     return folders

@@ -1,68 +1,41 @@
-"""From an image of any kind to one of the data set: colours, then size.
+"""From an upright sRGB image to one of the data set: channels, then size.
 
 Images are Pillow's; the results have mode L, RGB or RGBA.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from training.data.conversion_options import RESIZE_FILTERS, ConversionOptions
-from training.data.image_files import one_line
+from training.data.decoding import is_opaque, on_black
 
 Image = PIL.Image.Image
 
 
 def transform_image(image: Image, options: ConversionOptions, what: str) -> Image | None:
-    """The image as the data set holds it; None if the transform drops it. `ValueError`s begin with `what`."""
+    """The image as the data set holds it; None if the transform drops it. `ValueError`s begin with `what`.
+
+    image: of mode L, RGB, LA or RGBA.
+    """
     return fit_size(fit_channels(image, options.force_channels, what), options)
 
 
 def fit_channels(image: Image, channels: int | None, what: str) -> Image:
-    """Upright 8-bit image with 1 channel (gray), 3 (RGB) or 4 (RGBA); None keeps gray or RGB.
+    """An image of mode L, RGB, LA or RGBA with 1 channel (gray), 3 (RGB) or 4 (RGBA); None keeps gray or RGB.
 
-    The orientation in the EXIF data is applied. Palette, CMYK, YCbCr and LAB images become RGB, bilevel and 16-bit gray
-    ones 8-bit gray (of 16 bits the upper 8 stay). Of an animation the first frame counts. Where 1 or 3 channels are
-    asked for, transparent images are put on black; where nothing is asked for, they raise `ValueError`: what to do
-    with them is for the user to say. So do gray values without a defined range.
+    Where 1 or 3 channels are asked for, transparent images are put on black; where nothing is asked for, they raise
+    `ValueError`: what to do with them is for the user to say. An alpha channel that is opaque everywhere is dropped.
     """
-    if not image.width or not image.height:
-        raise ValueError(f"{what} has no pixels: {image.width}x{image.height}")
-    if has_transparency(image) and channels is None:
-        raise ValueError(f"{what} has transparency (Pillow's mode {image.mode}); --force-channels=3 puts it on black, "
-                         "--force-channels=4 keeps it")
-    try:
-        image = PIL.ImageOps.exif_transpose(image)
-    except Exception as err:   # Pillow raises nearly anything on damaged EXIF data
-        raise OSError(f"{what} has unreadable EXIF data: {one_line(err)}") from err
-    image = with_8_bits(image, what)
-    if channels is None:
-        return image
     if channels == 4:
         return image.convert("RGBA")
-    if image.mode == "RGBA":
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def has_transparency(image: Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def with_8_bits(image: Image, what: str) -> Image:
-    """The same picture in mode L, RGB, or RGBA if it has transparency."""
-    if image.mode.startswith("I;16") and not has_transparency(image):
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB"):
-        raise ValueError(f"{what} has Pillow's mode {image.mode}; images must have 8 or 16 bits per channel, and 8 "
-                         "with transparency")
-    if image.mode == "La":   # Pillow has no direct way from here to RGBA
-        image = image.convert("LA")
-    if has_transparency(image):
-        return image.convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode in ("LA", "RGBA"):
+        if is_opaque(image):
+            image = image.convert("L" if image.mode == "LA" else "RGB")
+        elif channels is None:
+            raise ValueError(f"{what} has transparency (Pillow's mode {image.mode}); --force-channels=3 puts it on "
+                             "black, --force-channels=4 keeps it")
+    return image if channels is None else on_black(image).convert("L" if channels == 1 else "RGB")
 
 
 def fit_size(image: Image, options: ConversionOptions) -> Image | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 import dnnlib
-from training.data.image_files import one_line
+from training.data.decoding import on_black, read_picture
 from training.images.generation import device_of, image_shape, save_png, synthesize, to_uint8
-from training.images.pictures import to_rgb
 from training.images.projection import Projection
 from training.images.video import FilmFormat, save_film
 
@@ -21,35 +21,24 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}   # Pillow's names by number of channels
 
 
 def open_target(path: str | os.PathLike) -> Image.Image:
-    """Read a picture, upright and with 8 bits per channel. ValueError naming the file if it is not one."""
+    """Read a picture as the data sets do. `ValueError` or `OSError` naming the file if it is not one."""
     try:
-        with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-    except Exception as err:   # Pillow's decoders raise nearly anything on damaged data
-        if isinstance(err, OSError) and err.strerror:
-            raise ValueError(f"target {path} cannot be read: {err.strerror}") from err
-        if isinstance(err, UnidentifiedImageError):
-            raise ValueError(f"target {path} is not an image that Pillow knows") from err
-        raise ValueError(f"target {path} is not a readable image: {one_line(err)}") from err
-    if image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PNG"):   # older Pillows widen 16 bits
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"target {path} must have 8 or 16 bits per channel, got Pillow's mode {image.mode}")
-    return image
+        data = pathlib.Path(path).read_bytes()
+    except OSError as err:
+        raise ValueError(f"target {path} cannot be read: {err.strerror}") from err
+    return read_picture(data, f"target {path}")
 
 
 def fit_to_network(image: Image.Image, G: torch.nn.Module) -> np.ndarray:
     """The middle of a picture at the size and with the channels of G's images, uint8 `[H, W, C]`.
 
-    Crops to the shape of the network's images and resizes with Lanczos' filter. White replaces transparency where the
-    network has none.
+    Crops to the shape of the network's images and resizes with Lanczos' filter. Where the network has no transparency,
+    that of the picture lies on black, as in data sets.
     """
     channels, height, width = image_shape(G)
     if channels not in MODES:
         raise ValueError(f"images must be gray, RGB or RGBA, the network makes {channels} channels")
-    rgba = (image if image.has_transparency_data else image.convert("RGB")).convert("RGBA")
-    picture = rgba if channels == 4 else to_rgb(np.asarray(rgba)).convert(MODES[channels])
+    picture = (image if channels == 4 else on_black(image)).convert(MODES[channels])
     crop_w = min(picture.width, max(round(picture.height * width / height), 1))
     crop_h = min(picture.height, max(round(picture.width * height / width), 1))
     left, top = (picture.width - crop_w) // 2, (picture.height - crop_h) // 2
