@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 
 MAX_STEPS = 200_000            # opcodes and copied items; a 1024x1024 snapshot with G, D and G_ema needs 65,000
 COPIES = 3                     # bytes of data that may be made per byte of the file; protocol 2 needs two
@@ -28,7 +28,7 @@ _VIEW_BYTES = 1 << 12          # byte strings from this size on are views into t
 _PYTHON2_STRING = b"T"         # opcode of its strings of more than 255 bytes
 
 
-class RefusedPickle(ValueError):
+class RefusedPickle(UserError):
     """The file needs names that are not on the allow-list; `names` holds them in order of appearance."""
 
     def __init__(self, names: list[str]):
@@ -41,7 +41,7 @@ class RefusedPickle(ValueError):
         )
 
 
-class MalformedPickle(ValueError):
+class MalformedPickle(UserError):
     """The program does what no pickler writes, or claims more than the file has."""
 
 

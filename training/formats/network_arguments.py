@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from torch_utils.ops import bias_act
 
 MAX_RESOLUTION = 4096     # pixels along a side; four times the largest published networks
@@ -116,12 +116,12 @@ def check_arguments(cls: type, args: tuple, kwargs: Mapping[str, Any], what: str
     for name, value in _leaves(named):
         words, is_allowed = _RULES.get(name, default) or ("", lambda value: True)
         if not is_allowed(value):
-            raise ValueError(f"{what}: {printable(name)} must be {words}, got {shown(value)}")
+            raise UserError(f"{what}: {printable(name)} must be {words}, got {shown(value)}")
     if "block_grid" in named:
         num_blocks = sum(rows * cols for rows, cols in named["block_grid"])
         widest = max([named[name] for name in ("block_z_dim", "block_w_dim") if name in named], default=1)
         if num_blocks > MAX_BLOCKS or num_blocks * widest > MAX_LATENTS:
-            raise ValueError(f"{what}: at most {MAX_BLOCKS} blocks of together {MAX_LATENTS} numbers are read, got "
+            raise UserError(f"{what}: at most {MAX_BLOCKS} blocks of together {MAX_LATENTS} numbers are read, got "
                              f"{num_blocks} of {widest}")
 
 

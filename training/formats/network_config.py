@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import torch
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from torch_utils.safe_unpickler import MAX_TENSOR_RANK, PersistentObject
 from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, build_module, find_class, plain_data, rebuild
 
@@ -23,7 +23,7 @@ def import_safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "safetensors files need a package that is not installed: pip install 'ssn-plugin[safetensors]'"
         ) from None
     return safetensors
@@ -38,15 +38,15 @@ def read_safetensors(data: bytes) -> tuple[dict[str, torch.Tensor], str | None]:
     """Tensors of the file content `data`, and the config from its header. Raises `ValueError` for a damaged file."""
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES or 8 + length > len(data):
-        raise ValueError(f"safetensors header of {length} bytes is truncated or larger than {MAX_HEADER_BYTES}")
+        raise UserError(f"safetensors header of {length} bytes is truncated or larger than {MAX_HEADER_BYTES}")
     safetensors = import_safetensors()
     try:
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + length])  # the library gives the metadata of files on disk only
     except (safetensors.SafetensorError, KeyError, OverflowError, RecursionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"damaged safetensors file: {printable(str(error), 200)}") from None
+        raise UserError(f"damaged safetensors file: {printable(str(error), 200)}") from None
     if any(value.ndim > MAX_TENSOR_RANK for value in tensors.values()):
-        raise ValueError(f"damaged safetensors file: a tensor of more than {MAX_TENSOR_RANK} axes")
+        raise UserError(f"damaged safetensors file: a tensor of more than {MAX_TENSOR_RANK} axes")
     return dict(sorted(tensors.items())), (header.get("__metadata__") or {}).get("config")
 
 
@@ -82,11 +82,11 @@ def to_config(networks: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dic
 def from_config(tensors: Mapping[str, torch.Tensor], config: Any) -> dict[str, Any]:
     """The inverse of `to_config`: modules in eval mode without gradients. Raises `ValueError` for another config."""
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != VERSION:
-        raise ValueError(f"not the config of a {FORMAT} file of version {VERSION}")
+        raise UserError(f"not the config of a {FORMAT} file of version {VERSION}")
     config = plain_data(config, "the config of the networks")
     entries = config.get("networks")
     if not isinstance(entries, dict) or not set(entries) <= set(NETWORK_KEYS):
-        raise ValueError(f"the networks in the config must be a dict with keys among {', '.join(NETWORK_KEYS)}")
+        raise UserError(f"the networks in the config must be a dict with keys among {', '.join(NETWORK_KEYS)}")
     networks: dict[str, Any] = dict(training_set_kwargs=config.get("training_set_kwargs"))
     unused = dict(tensors)
     for key, entry in entries.items():
@@ -94,7 +94,7 @@ def from_config(tensors: Mapping[str, torch.Tensor], config: Any) -> dict[str, A
         networks[key] = _build_entry(key, entry, own)
     if unused:
         names = ", ".join(printable(name) for name in list(unused)[:8])
-        raise ValueError(f"tensors that belong to no network: {names}")
+        raise UserError(f"tensors that belong to no network: {names}")
     return networks
 
 
@@ -102,9 +102,9 @@ def _build_entry(key: str, entry: Any, tensors: Mapping[str, torch.Tensor]) -> t
     try:
         class_name, args, kwargs = entry["class_name"], entry["init_args"], entry["init_kwargs"]
     except (KeyError, TypeError):
-        raise ValueError(f"{key}: the config must name class_name, init_args and init_kwargs") from None
+        raise UserError(f"{key}: the config must name class_name, init_args and init_kwargs") from None
     if type(class_name) is not str or type(args) is not list or type(kwargs) is not dict:
-        raise ValueError(f"{key}: class_name, init_args and init_kwargs must be a string, a list and a dict")
+        raise UserError(f"{key}: class_name, init_args and init_kwargs must be a string, a list and a dict")
     args, kwargs = plain_data((tuple(args), kwargs), f"{key}: constructor arguments", MAX_ARGUMENT_INTEGER)
     return build_module(find_class(class_name), args, kwargs, tensors, key).eval().requires_grad_(False)
 
@@ -114,7 +114,7 @@ def read_config(text: Any) -> Any:
     try:
         return json.loads(text)
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"the config of the networks is not JSON: {printable(str(error))}") from None
+        raise UserError(f"the config of the networks is not JSON: {printable(str(error))}") from None
 
 
 def as_native(module: torch.nn.Module, what: str) -> torch.nn.Module:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils.safe_unpickler import RefusedPickle
 from training.formats import rosinality
 from training.formats.network_config import NETWORK_KEYS, as_native, import_safetensors, save_safetensors, to_config
@@ -38,9 +39,9 @@ def save_networks(networks: Mapping[str, Any], path: str | os.PathLike) -> list[
 def check_path(path: str | os.PathLike) -> None:
     """Raise `ValueError` unless `path` ends like a format that can be written, and lies in an existing folder."""
     if Path(path).suffix not in SUFFIXES:
-        raise ValueError(f"network file to write must end in {', '.join(SUFFIXES)}, got {path}")
+        raise UserError(f"network file to write must end in {', '.join(SUFFIXES)}, got {path}")
     if not Path(path).parent.is_dir():
-        raise ValueError(f"the folder of the network file to write must exist, got {path}")
+        raise UserError(f"the folder of the network file to write must exist, got {path}")
     if Path(path).suffix == ".safetensors":
         import_safetensors()
 
@@ -97,7 +98,7 @@ def _save_safetensors(networks: Mapping[str, Any], path: Path) -> list[str]:
     config_path = path.with_name(CONFIG_NAME)
     owner = _config_owner(config_path)
     if owner not in (None, path.name):
-        raise ValueError(f"{config_path} belongs to {owner}: give {path.name} a folder of its own")
+        raise UserError(f"{config_path} belongs to {owner}: give {path.name} a folder of its own")
     with dnnlib.util.open_atomic(path) as file:
         save_safetensors(file, tensors, json.dumps(config, allow_nan=False))
     with dnnlib.util.open_atomic(config_path, "w", encoding="utf-8") as file:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import dnnlib
+from dnnlib.util import UserError
 
 NVIDIA_LICENCE = "NVIDIA Source Code License: non-commercial use only (research or evaluation)"
 UNKNOWN_LICENCE = "not stated in the file; the terms of its source apply"
@@ -67,7 +68,7 @@ def resolve_short_name(name: str) -> str | None:
     demos = demo_models()
     if name not in demos:
         known = f"must be one of {', '.join(demos)}" if demos else f"needs a file in {MODELS_DIR}, which has none"
-        raise ValueError(f"demo model {known}, got {name}")
+        raise UserError(f"demo model {known}, got {name}")
     return str(demos[name])
 
 
@@ -77,7 +78,7 @@ def resolve_network(name: str) -> str:
     if short is not None:
         return short
     if not dnnlib.util.is_url(name, allow_file_urls=True) and not os.path.isfile(name):
-        raise ValueError(f"network {name} is not an existing file, a URL or one of {', '.join(short_names())}")
+        raise UserError(f"network {name} is not an existing file, a URL or one of {', '.join(short_names())}")
     return name
 
 

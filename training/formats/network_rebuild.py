@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
 from training import plugins
 from training.formats.network_arguments import check_arguments, constructor_names, shown
@@ -55,11 +55,11 @@ def rebuild(record: PersistentObject, what: str) -> torch.nn.Module:
     cls = find_class(record.class_name)
     captured = _CapturedModule(record.state, what)
     if "synthesis.input" in captured.states:
-        raise ValueError(f"{what} is {ALIAS_FREE}")
+        raise UserError(f"{what} is {ALIAS_FREE}")
     args = plain_data(record.state.get("_init_args", ()), f"{what}: constructor arguments", MAX_ARGUMENT_INTEGER)
     kwargs = plain_data(record.state.get("_init_kwargs", {}), f"{what}: constructor arguments", MAX_ARGUMENT_INTEGER)
     if type(args) is not tuple or type(kwargs) is not dict:
-        raise ValueError(f"{what}: constructor arguments must be a tuple and a dict")
+        raise UserError(f"{what}: constructor arguments must be a tuple and a dict")
     if record.class_name == "Generator":
         _nest_flat_arguments(cls, kwargs, what)
     _spell_out_defaults(record.class_name, captured, kwargs, what)
@@ -87,9 +87,9 @@ def build_module(
             module = cls(*args, **kwargs)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = printable(" ".join(str(error).split()), 200)
-        raise ValueError(f"{what}: {cls.__name__} cannot be built from the arguments in the file: {reason}") from error
+        raise UserError(f"{what}: {cls.__name__} cannot be built from the arguments in the file: {reason}") from error
     if any(parameter.numel() == 0 for parameter in module.parameters()):
-        raise ValueError(f"{what}: {cls.__name__} has layers without any width")
+        raise UserError(f"{what}: {cls.__name__} has layers without any width")
     _compare_tensors(module, tensors, what, keep_suffix)
     _take_over(module, tensors)
     return module
@@ -124,18 +124,18 @@ class _PlainCopier:
     def copy(self, value: Any, depth: int) -> Any:
         self.items_left -= len(value) if isinstance(value, (list, tuple, dict)) else 0
         if self.items_left < 0 or depth > MAX_DEPTH:
-            raise ValueError(f"{self.what} nest deeper than {MAX_DEPTH} or hold over {MAX_PLAIN_ITEMS} items")
+            raise UserError(f"{self.what} nest deeper than {MAX_DEPTH} or hold over {MAX_PLAIN_ITEMS} items")
         if value is None or type(value) in (bool, float, str):
             return value
         if type(value) is int:
             if abs(value) > self.max_integer:
-                raise ValueError(f"{self.what} hold an integer beyond {self.max_integer}")
+                raise UserError(f"{self.what} hold an integer beyond {self.max_integer}")
             return value
         if type(value) in (list, tuple):
             return type(value)([self.copy(item, depth + 1) for item in value])
         if isinstance(value, dict) and all(type(key) is str for key in value):
             return {key: self.copy(item, depth + 1) for key, item in value.items()}
-        raise ValueError(f"{self.what} hold a {type(value).__name__}, which is not plain data")
+        raise UserError(f"{self.what} hold a {type(value).__name__}, which is not plain data")
 
 
 class _CapturedModule:
@@ -150,27 +150,27 @@ class _CapturedModule:
 
     def _walk(self, state: dict[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise ValueError(f"{self.what}: modules nest deeper than {MAX_DEPTH}")
+            raise UserError(f"{self.what}: modules nest deeper than {MAX_DEPTH}")
         self.states[prefix.rstrip(".")] = state
         for kind in ("_parameters", "_buffers"):
             for name, value in self._named_items(state, kind):
                 if isinstance(value, torch.Tensor):
                     self.tensors[prefix + name] = value
                 elif value is not None:
-                    raise ValueError(f"{self.what}: {printable(prefix + name)} is no tensor but {type(value).__name__}")
+                    raise UserError(f"{self.what}: {printable(prefix + name)} is no tensor but {type(value).__name__}")
         for name, child in self._named_items(state, "_modules"):
             if isinstance(child, (PersistentObject, InertObject)):
                 self._walk(child.state, f"{prefix}{name}.", depth + 1)
             elif child is not None:
-                raise ValueError(f"{self.what}: {printable(prefix + name)} is no module but {type(child).__name__}")
+                raise UserError(f"{self.what}: {printable(prefix + name)} is no module but {type(child).__name__}")
 
     def _named_items(self, state: dict[str, Any], key: str) -> list[tuple[str, Any]]:
         items = state.get(key, {})
         self._items_left -= len(items) if isinstance(items, dict) else 0
         if self._items_left < 0:
-            raise ValueError(f"{self.what}: more than {MAX_MODULE_ITEMS} modules, parameters and buffers")
+            raise UserError(f"{self.what}: more than {MAX_MODULE_ITEMS} modules, parameters and buffers")
         if not isinstance(items, dict) or not all(_is_name(name) for name in items):
-            raise ValueError(f"{self.what}: a module whose {key} is not a dict of names")
+            raise UserError(f"{self.what}: a module whose {key} is not a dict of names")
         return list(items.items())
 
 
@@ -183,7 +183,7 @@ def _check_sharing(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors.values()}
     claimed = sum(value.numel() * value.element_size() for value in tensors.values())
     if claimed > sum(storages.values()) + SPARE_BYTES:
-        raise ValueError(f"{what}: its tensors have {claimed} bytes, the file holds {sum(storages.values())} for them")
+        raise UserError(f"{what}: its tensors have {claimed} bytes, the file holds {sum(storages.values())} for them")
 
 
 def _nest_flat_arguments(cls: type, kwargs: dict[str, Any], what: str) -> None:
@@ -199,7 +199,7 @@ def _nest_flat_arguments(cls: type, kwargs: dict[str, Any], what: str) -> None:
 def _dict_of(kwargs: dict[str, Any], name: str, what: str) -> dict[str, Any]:
     value = kwargs.get(name, {})
     if type(value) is not dict:
-        raise ValueError(f"{what}: {name} must be a dict, got {shown(value)}")
+        raise UserError(f"{what}: {name} must be a dict, got {shown(value)}")
     return value
 
 
@@ -245,7 +245,7 @@ class _BlankWeights(torch.overrides.TorchFunctionMode):
             shape = kwargs.get("size", args[0] if args and isinstance(args[0], (list, tuple)) else args)
             self.budget -= math.prod(shape)
             if self.budget < 0:
-                raise ValueError("they describe a network with more numbers than the file holds")
+                raise UserError("they describe a network with more numbers than the file holds")
             if func in (torch.rand, torch.randn):
                 func = torch.empty
         return func(*args, **kwargs)
@@ -260,7 +260,7 @@ def _limited_parameters(limit: int) -> Iterator[None]:
         nonlocal count
         count += 1
         if count > limit:
-            raise ValueError(f"they describe a network with more than the {limit} tensors of the file")
+            raise UserError(f"they describe a network with more than the {limit} tensors of the file")
 
     handle = torch.nn.modules.module.register_module_parameter_registration_hook(check)
     try:
@@ -305,7 +305,7 @@ def _raise_differences(differences: list[str], class_name: str, what: str) -> No
     if differences:
         listed = "; ".join(printable(text, 160) for text in differences[:MAX_LISTED_DIFFERENCES])
         more = len(differences) - MAX_LISTED_DIFFERENCES
-        raise ValueError(
+        raise UserError(
             f"{what}: the file does not fit the {class_name} of this code base: {listed}"
             f"{f'; and {more} more' if more > 0 else ''}"
         )

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import dnnlib
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from torch_utils import safe_unpickler
-from torch_utils.safe_unpickler import InertObject, PersistentObject
+from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
 from training.formats import network_config, rosinality
 from training.formats.network_rebuild import ALIAS_FREE, build_module, plain_data, rebuild
 from training.formats.tf_conversion import convert_tf_discriminator, convert_tf_generator
@@ -34,29 +34,31 @@ def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> d
     and lie on the CPU.  `D` is None where the file has none; `G` is then `G_ema` if it is missing, too.
     force_fp16: rebuild the networks so that they compute their four highest resolutions in half precision.
     trust: unpickle in the ordinary way, which executes whatever the file says. For files of known origin only.
-    Raises `ValueError` that names the file and what is wrong with it; `RefusedPickle` lists the names it asked for.
+    Raises `UserError` that names the file and what is wrong with it; `RefusedPickle` lists the names it asked for.
     """
     path = f.name if isinstance(getattr(f, "name", None), str) else None
+    named = f"{path}: " if path else ""
     try:
         networks = _complete(_read_networks(_read_all(f), trust, path))
-    except ValueError as error:
-        if path:
-            error.args = (f"{path}: {error}",)
+    except RefusedPickle as error:
+        error.args = (f"{named}{error}",)
         raise
+    except ValueError as error:
+        raise UserError(f"{named}{error}") from error
     except _DAMAGE as error:
         if trust:  # an error of the file's own code
             raise
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)
-        raise ValueError(f"{f'{path}: ' if path else ''}not a readable network file: {reason}") from error
+        raise UserError(f"{named}not a readable network file: {reason}") from error
     return _with_fp16(networks) if force_fp16 else networks
 
 
 def _read_all(f: Any) -> bytes:
     data = dnnlib.util.read_at_most(f, MAX_FILE_BYTES)
     if data is None:
-        raise ValueError(f"the network file is larger than {MAX_FILE_BYTES >> 30} GiB")
+        raise UserError(f"the network file is larger than {MAX_FILE_BYTES >> 30} GiB")
     if not data:
-        raise ValueError("the network file is empty")
+        raise UserError("the network file is empty")
     return data
 
 
@@ -67,16 +69,16 @@ def _read_networks(data: bytes, trust: bool, path: str | None) -> dict[Any, Any]
     if data.startswith(b"PK") or safe_unpickler.is_legacy_checkpoint(data):
         checkpoint = safe_unpickler.load_checkpoint(data)
         if not rosinality.is_checkpoint(checkpoint):
-            raise ValueError("not a network file: a torch checkpoint without a rosinality generator in g_ema or g")
+            raise UserError("not a network file: a torch checkpoint without a rosinality generator in g_ema or g")
         return rosinality.read_networks(checkpoint)
     if data[:1] not in (b"\x80", b"(", b"c"):
-        raise ValueError("not a network file: neither a pickle, a torch checkpoint nor safetensors")
+        raise UserError("not a network file: neither a pickle, a torch checkpoint nor safetensors")
     content = _unpickle_trusting(data) if trust else _revived(safe_unpickler.load_pickle(data))
     if isinstance(content, tuple) and len(content) == 3 and all(isinstance(net, TFNetworkStub) for net in content):
         tf_G, tf_D, tf_Gs = content
         return dict(G=convert_tf_generator(tf_G), D=convert_tf_discriminator(tf_D), G_ema=convert_tf_generator(tf_Gs))
     if not isinstance(content, dict):
-        raise ValueError(f"not a network file: it holds {_describe(content)}, not a dict with G, D and G_ema")
+        raise UserError(f"not a network file: it holds {_describe(content)}, not a dict with G, D and G_ema")
     return content
 
 
@@ -89,7 +91,7 @@ def _read_safetensors(data: bytes, path: str | None) -> dict[str, Any]:
         with open(beside, "rb") as file:
             text = file.read(network_config.MAX_HEADER_BYTES)
     if text is None:
-        raise ValueError("a safetensors file without the config of its networks, in its header or as config.json")
+        raise UserError("a safetensors file without the config of its networks, in its header or as config.json")
     return network_config.from_config(tensors, network_config.read_config(text))
 
 
@@ -102,11 +104,11 @@ def _complete(content: dict[Any, Any]) -> dict[str, Any]:
     for key in network_config.NETWORK_KEYS:
         optional = key in ("D", "augment_pipe") and networks[key] is None
         if not optional and not isinstance(networks[key], torch.nn.Module):
-            raise ValueError(f"not a network file: {key} is {_describe(networks[key])}")
+            raise UserError(f"not a network file: {key} is {_describe(networks[key])}")
         if hasattr(getattr(networks[key], "synthesis", None), "input"):
-            raise ValueError(f"{key} is {ALIAS_FREE}")
+            raise UserError(f"{key} is {ALIAS_FREE}")
     if not isinstance(networks["training_set_kwargs"], (dict, type(None))):
-        raise ValueError(f"not a network file: training_set_kwargs is {_describe(networks['training_set_kwargs'])}")
+        raise UserError(f"not a network file: training_set_kwargs is {_describe(networks['training_set_kwargs'])}")
     return {**networks, **{key: value for key, value in content.items() if key not in networks}}
 
 
@@ -165,9 +167,9 @@ def _is_tf_network(value: Any) -> bool:
 def _tf_stub(record: InertObject, depth: int = 0) -> TFNetworkStub:
     components = record.state.get("components")
     if not isinstance(components, dict) or not all(_is_tf_network(component) for component in components.values()):
-        raise ValueError("not a TensorFlow network file: its components are not a dict of networks")
+        raise UserError("not a TensorFlow network file: its components are not a dict of networks")
     if depth > 2 or len(components) > 8:
-        raise ValueError("not a TensorFlow network file: its components nest too deep or are too many")
+        raise UserError("not a TensorFlow network file: its components nest too deep or are too many")
     stub = TFNetworkStub(record.state)
     stub.components = {name: _tf_stub(component, depth + 1) for name, component in components.items()}
     return stub
@@ -179,8 +181,8 @@ def _unpickle_trusting(data: bytes) -> Any:
         return _TrustingUnpickler(io.BytesIO(data)).load()
     except (AttributeError, EOFError, ImportError, IndexError, pickle.UnpicklingError) as error:
         if isinstance(error, ImportError) and "filtered_lrelu" in str(error):  # an operation of StyleGAN3
-            raise ValueError(f"it holds {ALIAS_FREE}") from error
-        raise ValueError(f"cannot be unpickled: {printable(str(error), 200)}") from error
+            raise UserError(f"it holds {ALIAS_FREE}") from error
+        raise UserError(f"cannot be unpickled: {printable(str(error), 200)}") from error
 
 
 class _TrustingUnpickler(pickle.Unpickler):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from training.formats.network_arguments import MAX_RESOLUTION
 from training.formats.network_rebuild import build_module, find_class
 
@@ -58,7 +58,7 @@ def write_checkpoint(networks: Mapping[str, Any]) -> dict[str, Any]:
     if networks.get("D") is not None:
         obstacles += _discriminator_obstacles(networks["D"])
     if obstacles:
-        raise ValueError(f"rosinality checkpoints cannot hold this network: {'; '.join(obstacles)}")
+        raise UserError(f"rosinality checkpoints cannot hold this network: {'; '.join(obstacles)}")
     checkpoint = dict(
         g=_write_generator(networks["G"]),
         g_ema=_write_generator(networks["G_ema"]),
@@ -153,7 +153,7 @@ def _read_generator(state: Any, latent_avg: Any, what: str) -> torch.nn.Module:
     num_layers = len([key for key in state if re.fullmatch(r"style\.\d+\.weight", key)])
     resolution = 4 << len([key for key in state if re.fullmatch(r"to_rgbs\.\d+\.conv\.weight", key)])
     if num_layers == 0 or resolution > MAX_RESOLUTION:
-        raise ValueError(f"{what}: not a rosinality generator: no mapping, or more than {MAX_RESOLUTION} pixels")
+        raise UserError(f"{what}: not a rosinality generator: no mapping, or more than {MAX_RESOLUTION} pixels")
     _draw_missing_noise(state, resolution, what)
     tensors = _renamed(state, _generator_names(resolution, num_layers), what)
     _expect_rank(tensors["mapping.fc0.weight"], 2, "style.1.weight")
@@ -161,7 +161,7 @@ def _read_generator(state: Any, latent_avg: Any, what: str) -> torch.nn.Module:
     widest, last = max(channels.values()), channels[resolution]
     w_dim, z_dim = tensors["mapping.fc0.weight"].shape
     if z_dim == 2 * w_dim:
-        raise ValueError(f"{what}: made from a conditional network (its first mapping layer is {w_dim}x{z_dim}), "
+        raise UserError(f"{what}: made from a conditional network (its first mapping layer is {w_dim}x{z_dim}), "
                          "but files of this format do not hold the embedding of its labels")
     tensors["mapping.w_avg"] = torch.zeros([w_dim]) if latent_avg is None else _read_latent_avg(latent_avg)
     kwargs = dict(
@@ -202,7 +202,7 @@ def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
     state = _tensors_only(state, what)
     resolution = 4 << len([key for key in state if re.fullmatch(r"convs\.\d+\.skip\.1\.weight", key)])
     if resolution == 4 or resolution > MAX_RESOLUTION:
-        raise ValueError(f"{what}: not a rosinality discriminator: no blocks, or more than {MAX_RESOLUTION} pixels")
+        raise UserError(f"{what}: not a rosinality discriminator: no blocks, or more than {MAX_RESOLUTION} pixels")
     tensors = _renamed(state, _discriminator_names(resolution), what)
     _expect_rank(tensors[f"b{resolution}.fromrgb.weight"], 4, "convs.0.0.weight")
     first, widest = tensors[f"b{resolution}.fromrgb.bias"].numel(), tensors["b4.fc.bias"].numel()
@@ -220,22 +220,22 @@ def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
 
 def _tensors_only(state: Any, what: str) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict):
-        raise ValueError(f"{what}: a {type(state).__name__} where a state dict should be")
+        raise UserError(f"{what}: a {type(state).__name__} where a state dict should be")
     if not all(type(key) is str for key in state):
-        raise ValueError(f"{what}: a state dict with keys that are not names")
+        raise UserError(f"{what}: a state dict with keys that are not names")
     prefix = _WRAPPED if all(key.startswith(_WRAPPED) for key in state) else ""
     return {key.removeprefix(prefix): _expect_tensor(value, f"{what}: {key}") for key, value in state.items()}
 
 
 def _expect_tensor(value: Any, what: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{printable(what)} is a {type(value).__name__}, not a tensor")
+        raise UserError(f"{printable(what)} is a {type(value).__name__}, not a tensor")
     return value
 
 
 def _expect_rank(value: torch.Tensor, rank: int, what: str) -> None:
     if value.ndim != rank:
-        raise ValueError(f"{what} has shape {list(value.shape)}, not {rank} axes")
+        raise UserError(f"{what} has shape {list(value.shape)}, not {rank} axes")
 
 
 def _renamed(state: Mapping[str, torch.Tensor], names: Iterator[_Entry], what: str) -> dict[str, torch.Tensor]:
@@ -255,7 +255,7 @@ def _renamed(state: Mapping[str, torch.Tensor], names: Iterator[_Entry], what: s
     wrong += [f"{key} is unknown" for key in left]
     if wrong:
         more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError(f"{what}: not a rosinality state: {'; '.join(printable(text) for text in wrong[:8])}{more}")
+        raise UserError(f"{what}: not a rosinality state: {'; '.join(printable(text) for text in wrong[:8])}{more}")
     return tensors
 
 
@@ -340,7 +340,7 @@ def _kernel(resample_filter: torch.Tensor) -> torch.Tensor:
     expected = taps.outer(taps) / taps.sum().square()
     actual = resample_filter.detach().cpu()
     if actual.shape != expected.shape or not torch.allclose(actual, expected):
-        raise ValueError(f"rosinality checkpoints cannot hold a resampling filter other than {_FILTER}")
+        raise UserError(f"rosinality checkpoints cannot hold a resampling filter other than {_FILTER}")
     return expected
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from training.formats.network_arguments import shown
 from training.formats.network_rebuild import MAX_ARGUMENT_INTEGER, SPARE_BYTES, build_module, find_class, plain_data
 
@@ -54,31 +54,31 @@ class _StaticKwargs:
     def __init__(self, stub: Any, ignored: tuple[str, ...]):
         version = getattr(stub, "version", None)
         if type(version) is not int or version < 4:
-            raise ValueError(f"TensorFlow network has version {shown(version)}, 4 (StyleGAN2) or newer is needed")
+            raise UserError(f"TensorFlow network has version {shown(version)}, 4 (StyleGAN2) or newer is needed")
         arguments = getattr(stub, "static_kwargs", None)
         self.left = plain_data(arguments, "TensorFlow network: arguments", MAX_ARGUMENT_INTEGER)
         if type(self.left) is not dict:
-            raise ValueError("TensorFlow network has no dict of arguments")
+            raise UserError("TensorFlow network has no dict of arguments")
         for name in ignored:
             self.left.pop(name, None)
         resolution = self.left.get("resolution", 1024)
         for name in ("resolution_w", "resolution_h"):
             side = self.left.pop(name, resolution)
             if side != resolution:
-                raise ValueError(f"TensorFlow network has {name} {shown(side)} and resolution {shown(resolution)}, "
+                raise UserError(f"TensorFlow network has {name} {shown(side)} and resolution {shown(resolution)}, "
                                  "only square ones are supported")
 
     def take(self, name: str, default: Any, none: Any = None) -> Any:
         """Value of `name`, which must be of the kind of `default`; `default` if it is absent, `none` if it is None."""
         value = self.left.pop(name, default)
         if None not in (value, default) and isinstance(value, (int, float)) != isinstance(default, (int, float)):
-            raise ValueError(f"TensorFlow network has a {type(value).__name__} as {name}")
+            raise UserError(f"TensorFlow network has a {type(value).__name__} as {name}")
         return none if value is None else value
 
     def finish(self) -> None:
         if self.left:
             names = printable(", ".join(sorted(self.left)), 300)
-            raise ValueError(f"TensorFlow network has unknown arguments: {names}")
+            raise UserError(f"TensorFlow network has unknown arguments: {names}")
 
 
 def _generator_kwargs(stub: Any) -> dict[str, Any]:
@@ -158,13 +158,13 @@ def _collect_variables(stub: Any) -> dict[str, np.ndarray]:
 def _walk_variables(stub: Any, prefix: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
     variables, components = getattr(stub, "variables", None), getattr(stub, "components", None)
     if not isinstance(variables, list) or not isinstance(components, dict):
-        raise ValueError("TensorFlow network without a list of variables and a dict of components")
+        raise UserError("TensorFlow network without a list of variables and a dict of components")
     if depth > _MAX_DEPTH or len(components) > _MAX_COMPONENTS or len(variables) > _MAX_VARIABLES:
-        raise ValueError(f"TensorFlow network with over {_MAX_COMPONENTS} components or {_MAX_VARIABLES} variables")
+        raise UserError(f"TensorFlow network with over {_MAX_COMPONENTS} components or {_MAX_VARIABLES} variables")
     for pair in variables:
         name, value = pair if type(pair) in (tuple, list) and len(pair) == 2 else (None, None)
         if not isinstance(name, str) or not isinstance(value, (np.ndarray, np.number, float)):
-            raise ValueError("TensorFlow network whose variables are not pairs of a name and an array")
+            raise UserError("TensorFlow network whose variables are not pairs of a name and an array")
         yield f"{prefix}{name}", np.asarray(value)
     for name, component in components.items():
         yield from _walk_variables(component, f"{prefix}{name}/", depth + 1)
@@ -259,13 +259,13 @@ def _convert(
     what = f"TensorFlow {class_name.lower()}"
     distinct = {id(value): value.nbytes for value in variables.values()}
     if sum(value.nbytes for value in variables.values()) > sum(distinct.values()) + SPARE_BYTES:
-        raise ValueError(f"{what}: its variables are larger than what the file holds for them")
+        raise UserError(f"{what}: its variables are larger than what the file holds for them")
     tensors, unknown = {}, []
     for name, value in variables.items():
         try:
             converted = _to_torch(name, value, rules)
         except (IndexError, ValueError):
-            raise ValueError(f"{what}: {printable(name)} has the unexpected shape {list(value.shape)}") from None
+            raise UserError(f"{what}: {printable(name)} has the unexpected shape {list(value.shape)}") from None
         if converted:
             tensors[converted[0]] = torch.from_numpy(np.array(converted[1], dtype=np.float32, order="C"))
         elif name.split("/")[-1] != "lod":  # progress of progressive growing
