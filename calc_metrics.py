@@ -13,6 +13,7 @@ import click
 
 from training.cli import Command, network_option, trust_option
 from training.run.place import Place
+from training.run.run_folders import OPTIONS_FILE
 
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
 
@@ -127,7 +128,7 @@ def measure(
 def training_folder(network: str) -> str | None:
     """The folder of the network file, if it is that of a training run; results are collected there."""
     folder = os.path.dirname(os.path.abspath(network))
-    return folder if os.path.isfile(os.path.join(folder, "training_options.json")) else None
+    return folder if os.path.isfile(os.path.join(folder, OPTIONS_FILE)) else None
 
 
 def measure_in_process(place: Place, job: dict[str, Any]) -> None:

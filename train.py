@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any
 
 import click
 
+from dnnlib import EasyDict
 from training import config
 from training.cli import Command, list_networks
 from training.config import UserError, setup_training_loop_kwargs
@@ -60,14 +60,12 @@ def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None
         return
     from training import launch  # imports torch, which --help and a mistyped option need not wait for
 
-    if continue_run:
-        prepare = prepare_again = functools.partial(launch.continued_run, args, outdir)
-    elif options["resume"] == "latest":
-        prepare = prepare_again = functools.partial(launch.latest_run, desc, args, options, outdir)
-    else:
-        prepare = functools.partial(launch.new_run, desc, args, outdir)
-        prepare_again = functools.partial(launch.restarted_run, desc, args, options, outdir)
-    launch.launch(prepare, prepare_again, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
+    def prepare(is_restart: bool) -> EasyDict:
+        if continue_run:
+            return launch.continued_run(args, outdir)
+        return launch.started_run(desc, args, options, outdir, is_restart)
+
+    launch.launch(prepare, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
 
 
 main.params.extend(click_options(TrainOptions, resume=dict(callback=list_networks, is_eager=True)))

@@ -19,7 +19,7 @@ from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write
 
 from metrics import metric_main
 from training import training_loop
-from training.run import processes, run_state
+from training.run import processes, rendezvous, run_state
 from training.run.place import Place, launched_place
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,7 +176,7 @@ def launcher_store():
 def counted_by_all(connect, num_processes):
     """What each process counts; the first one comes last."""
     def count(rank):
-        return processes.count_generations(connect(), Place(rank, num_processes))
+        return rendezvous.count_generations(connect(), Place(rank, num_processes))
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         others = [pool.submit(count, rank) for rank in range(1, num_processes)]
@@ -190,9 +190,9 @@ def test_restarted_processes_do_not_take_their_predecessors_for_each_other(launc
 
 
 def test_a_process_that_does_not_come_is_named(launcher_store, monkeypatch):
-    monkeypatch.setattr(processes, "TIMEOUT", datetime.timedelta(seconds=0.1))
+    monkeypatch.setattr(rendezvous, "TIMEOUT", datetime.timedelta(seconds=0.1))
     with pytest.raises(ConnectionError, match="process 1 of the run has not come within 0:00:00.1"):
-        processes.count_generations(launcher_store(), Place(0, 2))
+        rendezvous.count_generations(launcher_store(), Place(0, 2))
 
 
 # A lost worker under torchrun

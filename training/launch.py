@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -24,28 +25,22 @@ from training.run.run_options import RunOptions
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
 
 
-def launch(
-    prepare: Callable[[], EasyDict],
-    prepare_again: Callable[[], EasyDict],
-    place: Place | None,
-    num_processes: int,
-    on_cpu: bool,
-) -> None:
+def launch(prepare: Callable[[bool], EasyDict], place: Place | None, num_processes: int, on_cpu: bool) -> None:
     """Train.
 
-    prepare: makes the run's folder ready and returns the arguments of the training loop; called once.
-    prepare_again: what to call instead in processes that a launcher has started in the place of lost ones.
+    prepare: makes the run's folder ready and returns the arguments of the training loop; called once, with whether a
+    launcher has started these processes in the place of lost ones.
     place: that of this process, if a launcher has started it and the others; otherwise they are started here.
     Errors that end a run with a saved state tell how to resume it.
     """
     if place is None:
-        args = prepare()
+        args = prepare(False)
         with resume_hint(args, place):
             processes.start(train_process, num_processes, args, on_cpu)
         return
     device = processes.choose_device(place, on_cpu)
     with processes.connected(place, device) as is_restart:
-        args = processes.compute_first(place, prepare_again if is_restart else prepare)
+        args = processes.compute_first(place, functools.partial(prepare, is_restart))
         with resume_hint(args, place), processes.one_line_for_lost_processes():
             train_process(place, args)
     if place.num_processes > 1:
@@ -74,6 +69,15 @@ def train_process(place: Place, args: EasyDict) -> None:
         is_complete = training_loop.training_loop(rank=0, **args)
         if not is_complete:
             print(f"To resume: {resume_command(args, place)}")
+
+
+def started_run(
+    desc: str, args: EasyDict, options: Mapping[str, Any], outdir: str, is_restart: bool
+) -> EasyDict:
+    """The run with these options of train.py: a new one, or if there is one to carry on, that."""
+    if options.get("resume") == "latest":
+        return latest_run(desc, args, options, outdir)
+    return restarted_run(desc, args, options, outdir) if is_restart else new_run(desc, args, outdir)
 
 
 def new_run(desc: str, args: EasyDict, outdir: str) -> EasyDict:

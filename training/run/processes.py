@@ -7,7 +7,6 @@ through NCCL, CPUs through gloo, which also carries what processes with GPUs hav
 from __future__ import annotations
 
 import contextlib
-import datetime
 import multiprocessing.connection
 import os
 import pickle
@@ -18,7 +17,6 @@ import tempfile
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -27,11 +25,10 @@ import torch
 from torch_utils import devices, training_stats
 from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
+from training.run import rendezvous
 from training.run.place import Place, launched_place
 
-TIMEOUT = datetime.timedelta(hours=1)  # for the others: one process may hash a data set or compute a metric alone
 GRACE = 30                             # seconds that processes have to finish writing when another one has ended
-NOBODY = "nobody"                      # stands in a store where no process has written yet
 
 Job = Callable[[Place, Any], None]  # (place, argument); a function at the top of its module
 
@@ -62,55 +59,16 @@ def connected(place: Place, device: torch.device, meeting_file: str | None = Non
         if meeting_file is not None:
             store, generation = torch.distributed.FileStore(meeting_file, place.num_processes), 1
         else:
-            store, generation = store_of_launcher(place)
+            store, generation = rendezvous.store_of_launcher(place)
         torch.distributed.init_process_group(
-            backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=TIMEOUT)
+            backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=rendezvous.TIMEOUT)
         training_stats.init_multiprocessing(rank=place.rank, sync_device=device)
         yield anywhere(place.restarts > 0 or generation > 1)
         anywhere(False)  # gloo may end a process whose peer leaves before it is done
 
 
-def store_of_launcher(place: Place) -> tuple[torch.distributed.Store, int]:
-    """Where a launcher lets processes meet, without what earlier ones have left, and `count_generations`."""
-    store, _, _ = next(torch.distributed.rendezvous("env://", place.rank, place.num_processes, timeout=TIMEOUT))
-    store.set_timeout(TIMEOUT)
-    generation = count_generations(store, place)
-    return torch.distributed.PrefixStore(f"generation{generation}", store), generation
-
-
-def count_generations(store: torch.distributed.Store, place: Place) -> int:
-    """How many times the processes of a run have met at this store: the same number in all that call this at a time.
-
-    torchrun keeps its store when it starts processes anew, so each may find what its peers' predecessors wrote there,
-    such as addresses where nobody listens. Its count of restarts does not help: of several machines only the one that
-    lost a process counts. So the first process greets whoever has left a name, until those of now have answered.
-    """
-    if place.rank > 0:
-        name = uuid.uuid4().hex
-        store.set(f"caller/{place.rank}", name)
-        generation = int(store.get(f"greeting/{name}"))
-        store.set(f"answer/{generation}/{place.rank}", "here")
-        return generation
-    generation = store.add("generations", 1)
-    missing = set(range(1, place.num_processes))
-    deadline = time.monotonic() + TIMEOUT.total_seconds()
-    while missing:
-        for rank in missing:
-            store.set(f"greeting/{peek(store, f'caller/{rank}')}", str(generation))
-        missing = {rank for rank in missing if peek(store, f"answer/{generation}/{rank}") == NOBODY}
-        if time.monotonic() > deadline:
-            raise ConnectionError(f"process {min(missing)} of the run has not come within {TIMEOUT}")
-        time.sleep(0.02)
-    return generation
-
-
-def peek(store: torch.distributed.Store, key: str) -> str:
-    """The value of a key, or NOBODY, without waiting for one: of torch 2.1 nothing but this reads in that way."""
-    return store.compare_set(key, "", NOBODY).decode()  # sets it where there is none
-
-
 def leave(exit_code: int = 0) -> NoReturn:
-    """End one of several processes. Of those that leave through gloo's destructors, its threads abort one in forty."""
+    """End one of several processes at once: gloo's destructors abort one process in forty."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

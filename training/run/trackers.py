@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import dnnlib
 from dnnlib.util import UserError
+from training.run.run_folders import OPTIONS_FILE
 
 REQUESTED = ("wandb",)  # values of --log; TensorBoard is used without being asked for, as in StyleGAN2-ADA
 WANDB_RUN_FILE = "wandb-run.txt"
@@ -62,7 +63,7 @@ class WandbTracker:
         import wandb
 
         options: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError), open(os.path.join(run_dir, "training_options.json")) as file:
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(run_dir, OPTIONS_FILE)) as file:
             options = json.load(file)
         name = os.path.basename(os.path.abspath(run_dir))
         try:

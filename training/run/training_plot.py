@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import dnnlib
+from training.run.run_folders import OPTIONS_FILE
 
 Curve = dict[float, float]  # thousands of images -> value, in the order of training
 
@@ -124,7 +125,7 @@ def read_metrics(run_dir: str) -> dict[str, dict[str, Curve]]:
 def read_options(run_dir: str) -> dict[str, Any]:
     """The arguments that the run was started with; empty where they are not known."""
     try:
-        with open(os.path.join(run_dir, "training_options.json"), encoding="utf-8") as file:
+        with open(os.path.join(run_dir, OPTIONS_FILE), encoding="utf-8") as file:
             options = json.load(file)
     except (OSError, ValueError):
         return {}
