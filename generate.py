@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import importlib.util
 import math
-import os
 import shlex
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from ssn_plugin.edits.recipe import Recipe
-    from training.images.interpolation import Interpolation
 
 PLACES = ("resample_block", "resample_mask")
 SERIES = ("interpolate", "trunc_grid")
@@ -52,6 +50,47 @@ Examples:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of this command, as their help explains them."""
+
+    network: str
+    outdir: str
+    seeds: str | None
+    trunc: float
+    class_idx: int | None
+    noise_mode: str
+    projected_w: str | None
+    interpolate: int | None
+    space: str
+    loop: bool
+    fps: int
+    trunc_grid: str | None
+    resample_block: str | None
+    resample_mask: str | None
+    variants: int
+    resample_layers: str | None
+    resample_noise: bool
+    variant_seed: int
+    transplant_from: int | None
+    recipe_file: str | None
+    pick: int | None
+    device: str | None
+    trust_pickle: bool
+
+    @property
+    def redraws(self) -> bool:
+        """Is something new drawn?"""
+        return self.resample_block is not None or self.resample_mask is not None
+
+    def load(self) -> torch.nn.Module:
+        """The network's averaged generator, on the device."""
+        from torch_utils.devices import choose_device
+        from training.images.generation import load_generator
+
+        return load_generator(self.network, choose_device(self.device), self.trust_pickle)
+
+
 @click.command(cls=Command, epilog=EPILOG)
 @network_option()
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
@@ -62,8 +101,8 @@ Examples:
 @click.option("--projected-w", metavar="FILE", help="Render the latents that projector.py saved, instead of seeds")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
 @click.option("--interpolate", type=click.IntRange(1, 10**5), metavar="FRAMES",
-              help="Instead of images make a film from seed to seed with so many frames each: MP4, or animated WebP "
-                   "where there is no ffmpeg")
+              help="Instead of images make a film from seed to seed with this many frames for each step: MP4, or "
+                   "animated WebP where there is no ffmpeg")
 @click.option("--space", type=click.Choice(["w", "z"]), default="w", show_default=True,
               help="Move in a straight line through the styles, or on the sphere of the latents")
 @click.option("--loop", is_flag=True, help="Return to the first seed at the end, for a film that is repeated")
@@ -83,7 +122,7 @@ Examples:
                    "thirds in networks of 8 layers or fewer)")
 @click.option("--resample-noise", is_flag=True, help="Redraw the noise maps at that place too")
 @click.option("--variant-seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT",
-              help="Skip so many variants, to see others: 8 gives v09, v10, ... They join those in --outdir")
+              help="Skip this many variants, to see others: 8 gives v09, v10, ... They join those in --outdir")
 @click.option("--transplant-from", type=click.IntRange(min=0), metavar="SEED",
               help="Take the latents from the image of this seed instead of drawing them")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
@@ -92,32 +131,7 @@ Examples:
 @device_option()
 @trust_option()
 @click.pass_context
-def main(
-    ctx: click.Context,
-    network: str,
-    seeds: str | None,
-    trunc: float,
-    class_idx: int | None,
-    noise_mode: str,
-    projected_w: str | None,
-    outdir: str,
-    interpolate: int | None,
-    space: str,
-    loop: bool,
-    fps: int,
-    trunc_grid: str | None,
-    resample_block: str | None,
-    resample_mask: str | None,
-    variants: int,
-    resample_layers: str | None,
-    resample_noise: bool,
-    variant_seed: int,
-    transplant_from: int | None,
-    recipe_file: str | None,
-    pick: int | None,
-    device: str | None,
-    trust_pickle: bool,
-) -> None:
+def main(ctx: click.Context, **options: Any) -> None:
     """Generate images from a trained network, and redraw parts of them.
 
     Writes seed0003.png for each seed; with --interpolate instead a film seed0003-seed0007.mp4 from the first seed to
@@ -128,55 +142,99 @@ def main(
     where a name is taken by another edit of the same image, a number follows: seed0003-2.
     """
     check_options(ctx)
-    # These import torch, which --help and wrong usage need not wait for.
-    from torch_utils.devices import choose_device
-    from training.images import generation, interpolation, truncation_grid
-
-    # What can be refused without the network is refused before it is loaded, the rest before the first file.
-    seed_list = [] if seeds is None else generation.parse_seeds(seeds)
-    load = functools.partial(generation.load_generator, network, choose_device(device), trust_pickle)
-    redraws = resample_block is not None or resample_mask is not None
-    if projected_w is not None:
-        w = generation.load_projected_w(projected_w)
-        G = load()
-        generation.check_projected_w(G, w, projected_w)
-        noise = generation.load_projected_noise(G, projected_w)
-        for path in generation.save_projected(G, w, noise, noise_mode, outdir):
-            click.echo(path)
-    elif interpolate is not None:
-        way = interpolation.Interpolation(seed_list, interpolate, space, loop)
-        click.echo(save_film(load, way, class_idx, trunc, noise_mode, fps, outdir))
-    elif trunc_grid is not None:
-        psis = truncation_grid.parse_psis(trunc_grid, len(seed_list))
-        G = load()
-        class_idx = usable_class(G, class_idx)
-        click.echo(truncation_grid.save_truncation_grid(G, seed_list, psis, class_idx, noise_mode, outdir))
-    elif not redraws and recipe_file is None:
-        G = load()
-        class_idx = usable_class(G, class_idx)
-        for path in generation.save_seeds(G, seed_list, class_idx, trunc, noise_mode, outdir):
-            click.echo(path)
+    o = Options(**options)
+    if o.projected_w is not None:
+        lines = render_projected(o)
+    elif o.interpolate is not None:
+        lines = render_film(o)
+    elif o.trunc_grid is not None:
+        lines = render_truncation_grid(o)
+    elif not o.redraws and o.recipe_file is None:
+        lines = render_seeds(o)
     else:
-        if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
-            raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
-        from ssn_plugin.edits import edit_options, resample
+        lines = redraw(o)
+    for line in lines:
+        click.echo(line)
 
-        recipes = [] if recipe_file is None else [open_recipe(recipe_file, pick, goes_on=redraws)]
-        mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
-        request = edit_options.EditRequest(
-            resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
-        )
-        G, name = load(), os.path.basename(network)
-        if not recipes:
-            class_idx = usable_class(G, class_idx)
-            recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
-        if redraws:
-            recipes = request.add_to(recipes, G, name)
-        resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
-        paths = redraw(G, recipes, outdir)
-        options = [f"--network={network}", f"--outdir={outdir}"]
-        options += [f"--device={device}"] * (device is not None) + ["--trust-pickle"] * trust_pickle
-        print_next_step(options, recipes[0], paths[0], G.block_grid[-1])
+
+# What can be refused without the network is refused before it is loaded, the rest before the first file. The functions
+# import on their own what needs torch: --help and wrong usage need not wait for it.
+
+
+def render_seeds(o: Options) -> Iterator[str]:
+    """An image for each seed; yields the paths as they are done."""
+    from training.images import generation
+
+    seeds = generation.parse_seeds(o.seeds or "")
+    G = o.load()
+    yield from generation.save_seeds(G, seeds, usable_class(G, o.class_idx), o.trunc, o.noise_mode, o.outdir)
+
+
+def render_projected(o: Options) -> Iterator[str]:
+    """The images of `--projected-w`."""
+    from training.images import generation
+
+    assert o.projected_w is not None
+    w = generation.load_projected_w(o.projected_w)
+    G = o.load()
+    generation.check_projected_w(G, w, o.projected_w)
+    noise = generation.load_projected_noise(G, o.projected_w)
+    yield from generation.save_projected(G, w, noise, o.noise_mode, o.outdir)
+
+
+def render_film(o: Options) -> Iterator[str]:
+    """The film of `--interpolate`."""
+    from training.images import generation, interpolation
+
+    assert o.interpolate is not None
+    path = interpolation.Interpolation(generation.parse_seeds(o.seeds or ""), o.interpolate, o.space, o.loop)
+    film_format = choose_film_format()
+    G = o.load()
+    frames = interpolation.interpolation_frames(G, path, usable_class(G, o.class_idx), o.trunc, o.noise_mode)
+    with progress_bar("Saving the film", path.num_frames) as bar:
+        yield interpolation.save_interpolation(frames, path, o.fps, o.outdir, film_format, lambda: bar.update(1))
+
+
+def render_truncation_grid(o: Options) -> Iterator[str]:
+    """The sheet of `--trunc-grid`."""
+    from training.images import generation, truncation_grid
+
+    seeds = generation.parse_seeds(o.seeds or "")
+    psis = truncation_grid.parse_psis(o.trunc_grid or "", len(seeds))
+    G = o.load()
+    class_idx = usable_class(G, o.class_idx)
+    yield truncation_grid.save_truncation_grid(G, seeds, psis, class_idx, o.noise_mode, o.outdir)
+
+
+def redraw(o: Options) -> Iterator[str]:
+    """Images of recipes, new or read, and their variants; at the end a command that goes on from there."""
+    if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
+        raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
+    from ssn_plugin.edits import edit_options, recipe_files, resample, resample_report
+    from ssn_plugin.edits.open_network import OpenNetwork
+    from training.images.generation import parse_seeds
+
+    seeds = [] if o.seeds is None else parse_seeds(o.seeds)
+    recipes = [] if o.recipe_file is None else [recipe_files.open_recipe(o.recipe_file, o.pick, goes_on=o.redraws)]
+    mask = None if o.resample_mask is None else edit_options.load_mask(o.resample_mask)
+    request = edit_options.EditRequest(
+        o.resample_block, mask, o.resample_layers, o.resample_noise, o.variants, o.variant_seed, o.transplant_from)
+    network = OpenNetwork.load(o.network, o.device, o.trust_pickle)
+    if recipes:
+        network = network.tuned_for(recipes[0])
+    else:
+        class_idx = usable_class(network.G, o.class_idx)
+        recipes = resample.start_recipes(
+            network.G, network.name, seeds, class_idx, o.trunc, o.noise_mode, network.sha256)
+    if o.redraws:
+        recipes = request.add_to(recipes, network.G, network.name)
+    network.check(recipes[0])  # the others differ in the seed alone
+    paths = []
+    for recipe in recipes:
+        path, result = resample_report.redraw(network, recipe, o.outdir)
+        paths.append(path)
+        yield from resample_report.summary_lines(path, result)
+    yield next_step(o, recipes[0], paths[0], network.G.block_grid[-1])
 
 
 def check_options(ctx: click.Context) -> None:
@@ -197,61 +255,11 @@ def check_options(ctx: click.Context) -> None:
         raise click.UsageError(f"--trunc must be finite, got {ctx.params['trunc']}")
 
 
-def save_film(
-    load: Callable[[], torch.nn.Module],
-    way: Interpolation,
-    class_idx: int | None,
-    trunc: float,
-    noise_mode: str,
-    fps: int,
-    outdir: str,
-) -> str:
-    """Make the film of `--interpolate`; returns its path."""
-    from training.images.interpolation import interpolation_frames, save_interpolation
-
-    film_format = choose_film_format()
-    G = load()
-    frames = interpolation_frames(G, way, usable_class(G, class_idx), trunc, noise_mode)
-    with progress_bar("Saving the film", way.num_frames) as bar:
-        return save_interpolation(frames, way, fps, outdir, film_format, lambda: bar.update(1))
-
-
-def open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
-    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.edits.recipe_files import read_recipe
-
-    recipe = read_recipe(path)
-    if pick is not None:
-        return recipe.pick(pick)
-    if goes_on and recipe.variants:
-        raise click.UsageError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
-    return recipe
-
-
-def redraw(G: torch.nn.Module, recipes: Sequence[Recipe], outdir: str) -> list[str]:
-    """Make the images of the recipes; print the mean squared change (images in -1..1) of each variant.
-
-    Returns what the paths of the files of each recipe start with.
-    """
-    from ssn_plugin.edits import resample, resample_report
-
-    os.makedirs(outdir, exist_ok=True)
-    paths = []
-    for recipe in recipes:
-        result = resample.resample(G, resample_report.with_earlier_variants(recipe, outdir))
-        path = resample_report.save_resampling(result, outdir)
-        paths.append(path)
-        click.echo(f"{path}.png")
-        for variant in result.variants:
-            click.echo(f"{path}-{variant.name}.png  {variant.summary}")
-        if result.variants:
-            click.echo(f"Contact sheet: {path}-sheet.png")
-    return paths
-
-
-def print_next_step(options: Sequence[str], recipe: Recipe, path: str, block_grid: Sequence[int]) -> None:
-    """Say how to go on with another block, as a command that can be pasted."""
-    command = ["python", "generate.py", *options, f"--recipe={path}-recipe.json"]
+def next_step(o: Options, recipe: Recipe, path: str, block_grid: Sequence[int]) -> str:
+    """How to go on with another block, as a command that can be pasted."""
+    command = ["python", "generate.py", f"--network={o.network}", f"--outdir={o.outdir}"]
+    command += [f"--device={o.device}"] * (o.device is not None) + ["--trust-pickle"] * o.trust_pickle
+    command.append(f"--recipe={path}-recipe.json")
     if recipe.variants:
         command.append(f"--pick={recipe.variants[0].number}")
     newest = recipe.variants or recipe.edits[-1:]
@@ -260,7 +268,7 @@ def print_next_step(options: Sequence[str], recipe: Recipe, path: str, block_gri
     others = ((row, col) for row in range(rows) for col in range(cols) if (row, col) not in redrawn)
     row, col = next(others, (0, 0))  # any, where all were redrawn
     command.append(f"--resample-block={row},{col}")
-    click.echo(f"To keep an image and go on: {shlex.join(command)}")
+    return f"To keep an image and go on: {shlex.join(command)}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dnnlib.util import format_time, hash_file, open_atomic
-from metrics.content_hash import hash_network
+from metrics.content_hash import hash_state
 from metrics.report import format_table, read_results
 from training.cli import Command
 from training.formats import network_export, network_names
@@ -67,7 +67,7 @@ def results_of(G: Any, folders: Sequence[Path]) -> list[dict[str, Any]]:
 
     Raises ValueError if there is none.
     """
-    weights = hash_network(G)
+    weights = hash_state(G)
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(path for folder in folders for path in folder.glob("metric-*.jsonl")):
         for result in read_results(str(path)):

@@ -18,8 +18,12 @@ from training.data.image_files import ImageArchive
 CHUNK = 1 << 20   # bytes
 
 
-def hash_network(network: torch.nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of all parameters and buffers."""
+def hash_state(network: torch.nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and values of all parameters and buffers, as result lines state it.
+
+    Recipes have another one (`hash_network` of `ssn_plugin/edits/recipe.py`), which covers the block grid as well. Both
+    stand in files that exist, so neither can take the other's value.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         array = value.detach().cpu().contiguous()

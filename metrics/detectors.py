@@ -142,7 +142,7 @@ def get_hash(url: str) -> str:
     """SHA-256 of a detector, checked against the table or, where that has none, the first use on this machine."""
     if url == RANDOM_VGG16_URL:
         if url not in _hashes:
-            _hashes[url] = content_hash.hash_network(RandomVGG16())
+            _hashes[url] = content_hash.hash_state(RandomVGG16())
         return _hashes[url]
     if url in PACKAGED:
         return PACKAGED[url].sha256   # which reading verifies

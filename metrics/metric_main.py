@@ -161,7 +161,7 @@ def describe_run(opts: metric_utils.MetricOptions) -> dict[str, Any]:
         facts["data"] = metric_utils.hash_of_dataset(opts)
     return dict(
         seed=opts.seed,
-        network=content_hash.hash_network(opts.G) if isinstance(opts.G, torch.nn.Module) else None,
+        network=content_hash.hash_state(opts.G) if isinstance(opts.G, torch.nn.Module) else None,
         G_kwargs=dict(opts.G_kwargs),
         **facts,
         dtype="images uint8 or float32, features float32, statistics float64",

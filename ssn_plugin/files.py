@@ -39,6 +39,30 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
         raise
 
 
+def create_file(path: str | os.PathLike, text: str) -> bool:
+    """Write a file that is not there yet, whole or not at all. False if there is one, also by another process."""
+    temporary = os.path.join(os.path.dirname(path), f".tmp-{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        try:
+            os.link(temporary, path)   # unlike a rename, it never replaces anything
+        except FileExistsError:
+            return False
+        except OSError:                # a file system without links
+            with open(path, "x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as err:
+        err.filename, err.filename2 = os.fspath(path), None
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
 def save_png(image: Image.Image | np.ndarray, path: str | os.PathLike, text: dict[str, str] | None = None) -> None:
     """Write a Pillow image, or a uint8 array [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, as PNG.
 

@@ -26,7 +26,7 @@ import style_mixing
 import train
 from benchmarks import demo_model
 from metrics import metric_main
-from metrics.content_hash import hash_network
+from metrics.content_hash import hash_state
 from ssn_plugin import cli as plugin
 from ssn_plugin import transfer
 from training.formats import network_export, network_names
@@ -288,7 +288,7 @@ def test_of_the_results_only_the_newest_of_these_weights_count(finished_run, net
     path.write_text("".join(f"{json.dumps(item)}\n" for item in (newer, line, foreign)))
     (found,) = demo_model.results_of(networks["G_ema"], [finished_run])
     assert found["results"] == dict(ssn_distortion2=0.5)
-    assert found["provenance"]["network"] == hash_network(networks["G_ema"])
+    assert found["provenance"]["network"] == hash_state(networks["G_ema"])
 
 
 @pytest.mark.parametrize(("args", "message"), [

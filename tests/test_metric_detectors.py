@@ -165,4 +165,4 @@ def test_random_features_accept_any_size_and_see_large_images_averaged_down():
 
 def test_random_detector_is_available_by_its_name():
     detector = metric_utils.get_feature_detector(detectors.RANDOM_VGG16_URL)
-    assert detectors.get_hash(detectors.RANDOM_VGG16_URL) == content_hash.hash_network(detector)
+    assert detectors.get_hash(detectors.RANDOM_VGG16_URL) == content_hash.hash_state(detector)

@@ -227,10 +227,10 @@ def test_the_hash_of_a_folder_notices_a_change_that_keeps_length_and_time(tmp_pa
 
 
 def test_the_hash_of_a_network_is_that_of_its_values():
-    assert content_hash.hash_network(tiny_generator()) == content_hash.hash_network(tiny_generator())
+    assert content_hash.hash_state(tiny_generator()) == content_hash.hash_state(tiny_generator())
     changed = tiny_generator()
     changed.mapping.w_avg[3] += 1e-7
-    assert content_hash.hash_network(changed) != content_hash.hash_network(tiny_generator())
+    assert content_hash.hash_state(changed) != content_hash.hash_state(tiny_generator())
 
 
 KILLED_RUN = """

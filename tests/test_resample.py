@@ -18,6 +18,7 @@ from PIL import Image
 from ssn_plugin.edits import edit_options, recipe_files, resample, resample_report
 from ssn_plugin.edits import recipe as recipes
 from ssn_plugin.edits.arrays import Arrays
+from ssn_plugin.edits.open_network import OpenNetwork
 from ssn_plugin.files import open_atomic, save_png
 from ssn_plugin.networks import SSNGenerator
 
@@ -534,16 +535,40 @@ def test_transplants_from_two_seeds_are_different_edits(G):
 def test_saving_an_image_alone_keeps_the_variants_in_its_recipe(G, tmp_path):
     recipe = variants_of(start(G), edit_of((0, 1)))
     for each in (recipe, recipe.pick(0)):
-        each = resample_report.with_earlier_variants(each, tmp_path)
-        path = resample_report.save_resampling(resample.resample(G, each), tmp_path)
+        path, _ = resample_report.redraw(OpenNetwork.of(G, "net.pkl"), each, tmp_path)
         assert path == str(tmp_path / "seed0003")
     assert recipe_files.read_recipe(tmp_path / "seed0003-recipe.json") == recipe
 
 
 def test_a_file_that_is_no_recipe_is_not_overwritten(G, tmp_path):
     (tmp_path / "seed0003-recipe.json").write_text("mine")
-    assert resample_report.save_resampling(resample.resample(G, start(G)), tmp_path) == str(tmp_path / "seed0003-2")
+    path, _ = resample_report.redraw(OpenNetwork.of(G, "net.pkl"), start(G), tmp_path)
+    assert path == str(tmp_path / "seed0003-2")
     assert (tmp_path / "seed0003-recipe.json").read_text() == "mine"
+
+
+def test_two_edits_at_once_take_two_names_and_a_failed_one_gives_its_name_back(G, tmp_path):
+    first, second = (variants_of(start(G), edit_of(block)) for block in ((0, 1), (1, 0)))
+    with resample_report.claimed(first, tmp_path) as (path, _):
+        with pytest.raises(RuntimeError, match="halfway"), resample_report.claimed(second, tmp_path) as (other, _):
+            assert [path, other] == [str(tmp_path / "seed0003"), str(tmp_path / "seed0003-2")]
+            raise RuntimeError("halfway")
+        assert [file.name for file in tmp_path.iterdir()] == ["seed0003-recipe.json"]
+    assert recipe_files.read_recipe(f"{path}-recipe.json") == first
+
+
+def test_variants_that_another_process_drew_meanwhile_stay_in_the_recipe(G, tmp_path, monkeypatch):
+    recipe = variants_of(start(G), edit_of((0, 1), variant=1), edit_of((0, 1), variant=2))
+    mine, others = (dataclasses.replace(recipe, variants=(edit,)) for edit in recipe.variants)
+    save = resample_report.save_resampling
+
+    def save_late(result, path):
+        recipe_files.write_recipe(others, f"{path}-recipe.json")
+        save(result, path)
+
+    monkeypatch.setattr(resample_report, "save_resampling", save_late)
+    path, _ = resample_report.redraw(OpenNetwork.of(G, "net.pkl"), mine, tmp_path)
+    assert recipe_files.read_recipe(f"{path}-recipe.json") == recipe
 
 
 def test_a_variant_that_a_recipe_lacks_cannot_be_picked(G):

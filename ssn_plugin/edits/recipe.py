@@ -182,7 +182,8 @@ def check_seed(name: str, value: int | None) -> None:
 def hash_network(G: torch.nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all parameters and buffers, and over the block grid.
 
-    It does not depend on how or in which order the network was stored.
+    It does not depend on how or in which order the network was stored. Result lines of this project's host state
+    another hash, which knows no grids (`hash_state` of `metrics/content_hash.py`).
     """
     digest = hashlib.sha256(json.dumps([list(grid) for grid in G.block_grid]).encode())
     for name, tensor in sorted(G.state_dict().items()):

@@ -115,6 +115,16 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
         raise ValueError(f"recipe {path}: {err}") from err
 
 
+def open_recipe(path: str | os.PathLike, pick: int | None, goes_on: bool) -> Recipe:
+    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
+    recipe = read_recipe(path)
+    if pick is not None:
+        return recipe.pick(pick)
+    if goes_on and recipe.variants:
+        raise ValueError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
+    return recipe
+
+
 def recipe_text(recipe: Recipe, folder: str | os.PathLike | None = None) -> str:
     """The recipe as JSON, one line per edit, so that people can read it and version control can compare it.
 

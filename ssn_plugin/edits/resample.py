@@ -106,10 +106,11 @@ def start_recipes(
     label: int | None = None,
     truncation: float = 1.0,
     noise_mode: str = "const",
+    sha256: str | None = None,   # of the network; None: computed
 ) -> list[Recipe]:
     """One recipe without edits for each seed."""
     block_grid_of(G, name)
-    sha256 = hash_network(G)
+    sha256 = sha256 or hash_network(G)
     return [Recipe(name, sha256, seed, label, truncation, noise_mode) for seed in seeds]
 
 

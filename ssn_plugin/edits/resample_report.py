@@ -7,6 +7,7 @@ of the same image is numbered, `seed0003-2-v01.png`: no call takes away what an 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -14,31 +15,66 @@ from collections.abc import Iterator
 import torch
 
 from ssn_plugin.edits.contact_sheet import draw_change_map, draw_contact_sheet
+from ssn_plugin.edits.open_network import OpenNetwork
 from ssn_plugin.edits.recipe import Recipe
-from ssn_plugin.edits.recipe_files import read_recipe, save_image, write_recipe
-from ssn_plugin.edits.resample import Resampling, to_uint8
-from ssn_plugin.files import save_png
+from ssn_plugin.edits.recipe_files import read_recipe, recipe_text, save_image, write_recipe
+from ssn_plugin.edits.resample import Resampling, resample, to_uint8
+from ssn_plugin.files import create_file, save_png
 
 
-def with_earlier_variants(recipe: Recipe, outdir: str | os.PathLike) -> Recipe:
-    """The recipe with the variants of the same edit that the folder already holds, for one sheet of all of them."""
-    if not recipe.variants:
-        return recipe
-    _path, joined = next(_places(recipe, outdir))
-    return joined
+def redraw(network: OpenNetwork, recipe: Recipe, outdir: str | os.PathLike) -> tuple[str, Resampling]:
+    """Make and write the images of a recipe, with those variants of the same edit that the folder already holds.
 
-
-def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
-    """Write the images, the contact sheet, the change map and the recipe; returns what their paths start with.
-
-    A recipe that holds variants beyond those of the result stays as it is; so make the result of
-    `with_earlier_variants`.
+    Returns what the paths of the files start with, and what was made.
     """
+    with claimed(recipe, outdir) as (path, whole):
+        result = resample(network.G, whole if recipe.variants else recipe)
+        save_resampling(result, path)
+        # Another process may have added variants in the meantime.
+        write_recipe(_joined_with_file(whole, path) or whole, f"{path}-recipe.json")
+    return path, result
+
+
+def summary_lines(path: str, result: Resampling) -> list[str]:
+    """What a command prints of the files: a line each, with the mean squared change (images in -1..1) of variants."""
+    lines = [f"{path}.png", *(f"{path}-{variant.name}.png  {variant.summary}" for variant in result.variants)]
+    return lines + [f"Contact sheet: {path}-sheet.png"] if result.variants else lines
+
+
+@contextlib.contextmanager
+def claimed(recipe: Recipe, outdir: str | os.PathLike) -> Iterator[tuple[str, Recipe]]:
+    """The first name that is free or holds the same edit, and the recipe joined with the one that lies there.
+
+    A free name is taken at once, by writing the recipe: another process that edits the same image takes the next. If
+    the block fails, the name is given back.
+    """
+    stem = os.path.join(outdir, f"seed{recipe.seed:04d}" + (f"-edit{len(recipe.edits)}" if recipe.edits else ""))
+    os.makedirs(outdir, exist_ok=True)
+    whole, paths = None, itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    while whole is None:
+        path = next(paths)
+        is_new = create_file(f"{path}-recipe.json", recipe_text(recipe, outdir))
+        whole = recipe if is_new else _joined_with_file(recipe, path)
+    try:
+        yield path, whole
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}-recipe.json")
+        raise
+
+
+def _joined_with_file(recipe: Recipe, path: str) -> Recipe | None:
+    """The recipe with the variants of the one that lies there; None if that is another edit, or no recipe at all."""
+    try:
+        return recipe.joined(read_recipe(f"{path}-recipe.json"))
+    except (ValueError, OSError):  # not ours to overwrite
+        return None
+
+
+def save_resampling(result: Resampling, path: str) -> None:
+    """Write the images, the contact sheet and the change map; `path` is what their paths start with."""
     recipe = result.recipe
-    path, joined = next(
-        (path, joined) for path, joined in _places(recipe, outdir)
-        if not recipe.variants or len(joined.variants) == len(recipe.variants)
-    )
     original = to_uint8(result.original)
     variants = [variant.image for variant in result.variants]
     save_image(original, f"{path}.png", recipe.pick(0))
@@ -61,23 +97,6 @@ def save_resampling(result: Resampling, outdir: str | os.PathLike) -> str:
             footer="Mean of |variant - original| over variants and channels; 1 is the whole image range.",
         )
         save_png(change_map, f"{path}-change.png")
-    write_recipe(joined, f"{path}-recipe.json")
-    return path
-
-
-def _places(recipe: Recipe, outdir: str | os.PathLike) -> Iterator[tuple[str, Recipe]]:
-    """What the paths of the files may start with, best first, and the recipe joined with the one that lies there."""
-    stem = os.path.join(outdir, f"seed{recipe.seed:04d}" + (f"-edit{len(recipe.edits)}" if recipe.edits else ""))
-    for number in itertools.count(1):
-        path = stem if number == 1 else f"{stem}-{number}"
-        joined: Recipe | None = recipe
-        if os.path.lexists(f"{path}-recipe.json"):
-            try:
-                joined = recipe.joined(read_recipe(f"{path}-recipe.json"))
-            except (ValueError, OSError):  # not ours to overwrite
-                continue
-        if joined is not None:
-            yield path, joined
 
 
 def mean_change(result: Resampling) -> torch.Tensor:

@@ -17,8 +17,6 @@ from ssn_plugin.hosts import host
 if TYPE_CHECKING:
     import torch
 
-    from ssn_plugin.edits.recipe import Recipe
-
 MAX_SEED = 2**32 - 1    # numpy's RandomState takes no more
 MAX_IMAGES = 1_000_000  # per run; a longer list is a slip of the keyboard
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
@@ -73,31 +71,29 @@ def generate(
         raise click.UsageError(f"--trunc must be finite, got {trunc}")
     seed_list = [] if seeds is None else parse_seeds(seeds)
     adapter = host.require()
-    from ssn_plugin.edits import edit_options, resample, resample_report
+    from ssn_plugin.edits import edit_options, recipe_files, resample, resample_report
+    from ssn_plugin.edits.open_network import OpenNetwork
 
     redraws = resample_block is not None or resample_mask is not None
-    recipes = [] if recipe_file is None else [_open_recipe(recipe_file, pick, goes_on=redraws)]
+    recipes = [] if recipe_file is None else [recipe_files.open_recipe(recipe_file, pick, goes_on=redraws)]
     mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
     where = _pick_device(device)
     G = adapter.load_networks(network, trust=trust_pickle)["G_ema"].eval().requires_grad_(False).to(where)
     name = os.path.basename(network)
     if G.c_dim and class_idx is None and not recipes:
         raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
+    opened = OpenNetwork.of(G, name, network)
     if not recipes:
-        recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode)
+        recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode, opened.sha256)
     if redraws:
         request = edit_options.EditRequest(
             resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
         )
         recipes = request.add_to(recipes, G, name)
-    resample.check_recipe(recipes[0], G, name)  # the others differ in the seed alone
-    os.makedirs(outdir, exist_ok=True)
+    opened.check(recipes[0])  # the others differ in the seed alone
     for recipe in recipes:
-        result = resample.resample(G, resample_report.with_earlier_variants(recipe, outdir))
-        path = resample_report.save_resampling(result, outdir)
-        click.echo(f"{path}.png")
-        for variant in result.variants:
-            click.echo(f"{path}-{variant.name}.png  {variant.summary}")
+        for line in resample_report.summary_lines(*resample_report.redraw(opened, recipe, outdir)):
+            click.echo(line)
 
 
 def _pick_device(name: str | None) -> torch.device:
@@ -123,18 +119,6 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
-
-
-def _open_recipe(path: str, pick: int | None, goes_on: bool) -> Recipe:
-    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
-    from ssn_plugin.edits.recipe_files import read_recipe
-
-    recipe = read_recipe(path)
-    if pick is not None:
-        return recipe.pick(pick)
-    if goes_on and recipe.variants:
-        raise ValueError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
-    return recipe
 
 
 @click.command("metrics", epilog="""\b
