@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dnnlib.util import UserError
 from training.cli import Command, network_option, trust_option
 from training.run.place import Place
 from training.run.run_folders import OPTIONS_FILE
@@ -110,13 +111,13 @@ def measure(
         detector_files.set_detector_dir(detectors)
     for path in options["classifiers"]:
         if not os.path.isfile(path):
-            raise ValueError(f"classifier {path} is not a file")
+            raise UserError(f"classifier {path} is not a file")
     if outdir is not None:
         os.makedirs(outdir, exist_ok=True)
     network = resolve_network(network)
     run_dir = outdir or training_folder(network)
     if options["ppl_histogram"] and run_dir is None:
-        raise ValueError("--ppl-histogram needs a folder for its files: name one with --outdir")
+        raise UserError("--ppl-histogram needs a folder for its files: name one with --outdir")
     for name in names:
         metric_main.fetch_detector(name, verbose=verbose)
     job = dict(
@@ -181,12 +182,12 @@ def choose_dataset(
     if data is not None:
         kwargs: dict[str, Any] = dict(class_name=DATASET_CLASS, path=data)
         if not os.path.exists(data):
-            raise ValueError(f"data set {data} does not exist")
+            raise UserError(f"data set {data} does not exist")
     elif trained_on:
         kwargs = dict(trained_on)
         if kwargs.get("class_name") != DATASET_CLASS and not trust_pickle:   # the name is called with arguments at hand
-            raise ValueError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data "
-                             f"with --data, or allow the class with --trust-pickle")
+            raise UserError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data "
+                            f"with --data, or allow the class with --trust-pickle")
     else:
         return {}
     kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)

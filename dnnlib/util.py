@@ -180,7 +180,7 @@ def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
         dtype = np.dtype(given)
         return dtype, _CTYPES[dtype.name]
     except (TypeError, KeyError):
-        raise ValueError(f"type must be one of {', '.join(_CTYPES)}, got {given}") from None
+        raise UserError(f"type must be one of {', '.join(_CTYPES)}, got {given}") from None
 
 
 def is_pickleable(obj: Any) -> bool:
@@ -240,17 +240,17 @@ def get_obj_by_name(name: str) -> Any:
 def call_func_by_name(*args: Any, func_name: str | None = None, **kwargs: Any) -> Any:
     """Call the object with the fully qualified name `func_name`, forwarding all other arguments."""
     if func_name is None:
-        raise ValueError("func_name is required: the fully qualified name of what to call")
+        raise UserError("func_name is required: the fully qualified name of what to call")
     func = get_obj_by_name(func_name)
     if not callable(func):
-        raise ValueError(f"{func_name} must be callable, got {type(func).__name__}")
+        raise UserError(f"{func_name} must be callable, got {type(func).__name__}")
     return func(*args, **kwargs)
 
 
 def construct_class_by_name(*args: Any, class_name: str | None = None, **kwargs: Any) -> Any:
     """Construct the class with the fully qualified name `class_name`, forwarding all other arguments."""
     if class_name is None:
-        raise ValueError("class_name is required: the fully qualified name of what to construct")
+        raise UserError("class_name is required: the fully qualified name of what to construct")
     return call_func_by_name(*args, func_name=class_name, **kwargs)
 
 
@@ -259,7 +259,7 @@ def get_module_dir_by_obj_name(obj_name: str) -> str:
     module, _ = get_module_from_obj_name(obj_name)
     file = getattr(module, "__file__", None)
     if file is None:
-        raise ValueError(f"{obj_name} must be defined in a file, module {module.__name__} has none")
+        raise UserError(f"{obj_name} must be defined in a file, module {module.__name__} has none")
     return str(pathlib.Path(file).parent)
 
 
@@ -272,7 +272,7 @@ def is_top_level_function(obj: Any) -> bool:
 def get_top_level_function_name(obj: Any) -> str:
     """Name under which another process finds a top-level function; `__main__` becomes the stem of the script."""
     if not is_top_level_function(obj):
-        raise ValueError(f"only functions at the top of a module have such a name, got {obj!r}")
+        raise UserError(f"only functions at the top of a module have such a name, got {obj!r}")
     module_name = obj.__module__
     if module_name == "__main__":
         module_name = pathlib.Path(sys.modules["__main__"].__file__ or "").stem
@@ -287,7 +287,7 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
     block. When the block raises, the temporary file is removed and an existing `path` keeps its content.
     """
     if "w" not in mode:
-        raise ValueError(f"an atomic write needs a mode with 'w', got {mode!r}")
+        raise UserError(f"an atomic write needs a mode with 'w', got {mode!r}")
     final = os.path.realpath(path)  # write through a symbolic link instead of replacing it
     # The short name cannot exceed the limit of the file system where that of `path` does not.
     temp = os.path.join(os.path.dirname(final), f".tmp-{uuid.uuid4().hex}")
@@ -411,15 +411,15 @@ def open_url(
     Raises OSError when the file cannot be had, ValueError for an unusable URL.
     """
     if num_attempts < 1:
-        raise ValueError(f"num_attempts must be >= 1, got {num_attempts}")
+        raise UserError(f"num_attempts must be >= 1, got {num_attempts}")
     if return_filename and not cache:
-        raise ValueError("return_filename=True needs cache=True: without the cache there is no file to name")
+        raise UserError("return_filename=True needs cache=True: without the cache there is no file to name")
 
     path = _local_path(url)
     if path is not None:
         return path if return_filename else open(path, "rb")  # noqa: SIM115 - the caller closes it
     if not is_url(url):
-        raise ValueError(f"a URL needs a scheme and a host with a dot, got {url}")
+        raise UserError(f"a URL needs a scheme and a host with a dot, got {url}")
 
     cache_dir = cache_dir or make_cache_dir_path("downloads")
     url_md5 = hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest()

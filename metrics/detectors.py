@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 
 from . import content_hash, efficientnet_lite0, st_lpips
 from .packaged_weights import PackagedWeights
@@ -171,8 +172,8 @@ def _checked_hash(url: str, path: str) -> str:
             _remember(memo_path, {**memo, url: found})
             return found
     if found != expected:
-        raise ValueError(f"{path} has the SHA-256 {found[:16]}..., not {source}, {expected[:16]}...: "
-                         f"it is damaged or another detector")
+        raise UserError(f"{path} has the SHA-256 {found[:16]}..., not {source}, {expected[:16]}...: "
+                        f"it is damaged or another detector")
     return found
 
 
@@ -199,7 +200,7 @@ def load(url: str, device: torch.device | str = "cpu", verbose: bool = False) ->
         try:
             return torch.jit.load(path, map_location="cpu").eval().to(device)
         except RuntimeError as err:
-            raise ValueError(f"{path} is not a TorchScript file: {str(err).strip().splitlines()[0]}") from err
+            raise UserError(f"{path} is not a TorchScript file: {str(err).strip().splitlines()[0]}") from err
 
 
 def run(detector: torch.nn.Module, url: str, img: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -212,8 +213,8 @@ def run(detector: torch.nn.Module, url: str, img: torch.Tensor, **kwargs: Any) -
     except RuntimeError as err:
         if "keyword argument" not in str(err):   # short of memory, say
             raise
-        raise ValueError(f"detector {file_name(url)} is another network: it cannot be called with "
-                         f"{', '.join(kwargs)}") from err
+        raise UserError(f"detector {file_name(url)} is another network: it cannot be called with "
+                        f"{', '.join(kwargs)}") from err
     return check_output(features, url, len(img), kwargs)
 
 
@@ -221,9 +222,9 @@ def check_output(features: torch.Tensor, url: str, num_images: int, kwargs: dict
     """Raise ValueError unless `features` is `[num_images, F]`, F being the known width of that detector's features."""
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != num_images:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise ValueError(f"detector {file_name(url)} must return [{num_images}, F] for so many images, got {shape}")
+        raise UserError(f"detector {file_name(url)} must return [{num_images}, F] for so many images, got {shape}")
     known = KNOWN_DETECTORS.get(url)
     if known and kwargs.get("return_features") and features.shape[1] != known.num_features:
-        raise ValueError(f"detector {file_name(url)} must return {known.num_features} features, "
-                         f"got {features.shape[1]}")
+        raise UserError(f"detector {file_name(url)} must return {known.num_features} features, "
+                        f"got {features.shape[1]}")
     return features

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.util import UserError
+
 from . import detectors, metric_utils
 
 
@@ -38,7 +40,7 @@ def frechet_distance(
     scale = float(np.trace(cov1) + np.trace(cov2))
     tolerance = len(mean1) * np.sqrt(np.finfo(np.float64).eps) * max(scale, 1.0)
     if distance < -tolerance:
-        raise ValueError(f"the Frechet distance is {distance:g}: the covariances are not positive semi-definite")
+        raise UserError(f"the Frechet distance is {distance:g}: the covariances are not positive semi-definite")
     return max(distance, 0.0)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from dnnlib.util import UserError
+
 from . import detectors, metric_utils
 
 
 def check_size(num_images: int, num_splits: int) -> None:
     if num_images < num_splits:
-        raise ValueError(f"{num_splits} splits need at least {num_splits} images, got {num_images}")
+        raise UserError(f"{num_splits} splits need at least {num_splits} images, got {num_images}")
 
 
 def inception_score(probs: np.ndarray, num_splits: int) -> tuple[float, float]:

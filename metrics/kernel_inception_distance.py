@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.util import UserError
+
 from . import detectors, metric_utils, sampling
 
 TILE = 1024   # rows of a kernel matrix held at a time
@@ -31,7 +33,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 def check_sizes(num_real: int, num_gen: int) -> None:
     if min(num_real, num_gen) < 2:
-        raise ValueError(f"the kernel distance needs at least 2 images on each side, got {num_real} and {num_gen}")
+        raise UserError(f"the kernel distance needs at least 2 images on each side, got {num_real} and {num_gen}")
 
 
 def kernel_distance(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import dnnlib
+from dnnlib.util import UserError
 
 from . import detectors, metric_utils, sampling
 
@@ -74,7 +75,7 @@ def run_classifier(classifier: torch.nn.Module, path: str, img: torch.Tensor) ->
     logits = classifier(img)
     if not isinstance(logits, torch.Tensor) or logits.numel() != len(img):
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"classifier {path} must return one logit per image, got {shape} for {len(img)} images")
+        raise UserError(f"classifier {path} must return one logit per image, got {shape} for {len(img)} images")
     return logits.reshape(-1).float()
 
 
@@ -86,9 +87,9 @@ def compute_ls(
 ) -> dict[str, float]:   # keys z and w
     """exp(sum over attributes of H(Y | X)) in the space of z and of w; 1 is perfect. NaN on ranks other than 0."""
     if not classifier_files:
-        raise ValueError("linear separability needs attribute classifiers: TorchScript files, given by --classifiers")
+        raise UserError("linear separability needs attribute classifiers: TorchScript files, given by --classifiers")
     if num_samples < 4:
-        raise ValueError(f"linear separability needs at least 4 samples, got {num_samples}")
+        raise UserError(f"linear separability needs at least 4 samples, got {num_samples}")
     opts.provenance.update(
         num_generated=num_samples, rounding="none", resize=f"area average above {MAX_RESOLUTION} pixels",
         classifiers={os.path.basename(path): dnnlib.util.hash_file(path) for path in classifier_files})

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 
 from . import (
     content_hash,
@@ -72,7 +73,7 @@ def parse_count(text: str) -> int:
     """`5k` -> 5000, `500` -> 500."""
     count = round(float(text[:-1]) * 1000) if text.endswith("k") else int(text)
     if count < 1:
-        raise ValueError(f"a sample count must be at least 1, got {text}")
+        raise UserError(f"a sample count must be at least 1, got {text}")
     return count
 
 
@@ -95,7 +96,7 @@ def check_metric(name: str) -> MetricFn:
     fn = find_metric(name)
     if fn is None:
         known = ", ".join([*list_valid_metrics(), *EXTRA_NAMES])
-        raise ValueError(f"metric must be one of {known}, or one of these with another sample count, got {name!r}")
+        raise UserError(f"metric must be one of {known}, or one of these with another sample count, got {name!r}")
     return fn
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils import devices
 from training.data.decoding import READER
 from training.networks import side_lengths
@@ -53,9 +54,9 @@ class MetricOptions:
         ppl_histogram: bool = False,                    # path length also saves its distribution to `outdir`
     ):
         if not 0 <= rank < num_gpus:
-            raise ValueError(f"rank must be below the number of processes {num_gpus}, got {rank}")
+            raise UserError(f"rank must be below the number of processes {num_gpus}, got {rank}")
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch size must be at least 1, got {batch_size}")
+            raise UserError(f"batch size must be at least 1, got {batch_size}")
         self.G = G
         self.G_kwargs = dnnlib.EasyDict(G_kwargs or {})
         self.dataset_kwargs = dnnlib.EasyDict(dataset_kwargs or {})
@@ -131,7 +132,7 @@ class FeatureStats:
             self.raw_mean = np.zeros([num_features], dtype=np.float64)
             self.raw_cov = np.zeros([num_features, num_features], dtype=np.float64)
         elif self.num_features != num_features:
-            raise ValueError(f"features must stay {self.num_features} wide, got {num_features}")
+            raise UserError(f"features must stay {self.num_features} wide, got {num_features}")
 
     def is_full(self) -> bool:
         return self.max_items is not None and self.num_items >= self.max_items
@@ -140,7 +141,7 @@ class FeatureStats:
         """Add rows `[N, F]`; what exceeds `max_items` is dropped."""
         x = np.asarray(x, dtype=np.float32)
         if x.ndim != 2:
-            raise ValueError(f"features must be [N, F], got {list(x.shape)}")
+            raise UserError(f"features must be [N, F], got {list(x.shape)}")
         if self.max_items is not None:
             x = x[: max(self.max_items - self.num_items, 0)]
             if len(x) == 0:
@@ -158,7 +159,7 @@ class FeatureStats:
     def append_torch(self, x: torch.Tensor, num_gpus: int = 1, rank: int = 0) -> None:
         """Add rows of all processes, interleaved: the first row of every rank, then the second rows, and so on."""
         if x.ndim != 2:
-            raise ValueError(f"features must be [N, F], got {list(x.shape)}")
+            raise UserError(f"features must be [N, F], got {list(x.shape)}")
         if num_gpus > 1:
             parts = [torch.empty_like(x) for _ in range(num_gpus)]
             torch.distributed.all_gather(parts, x.contiguous())
@@ -168,7 +169,7 @@ class FeatureStats:
     def get_all(self) -> np.ndarray:
         """All rows, float32 `[N, F]`."""
         if not self.capture_all:
-            raise ValueError("all features were not captured: the statistics need capture_all=True")
+            raise UserError("all features were not captured: the statistics need capture_all=True")
         if not self.all_features:
             return np.zeros([0, self.num_features or 0], dtype=np.float32)
         if len(self.all_features) > 1:
@@ -181,9 +182,9 @@ class FeatureStats:
     def get_mean_cov(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean `[F]` and biased covariance `[F, F]`, float64."""
         if not self.capture_mean_cov:
-            raise ValueError("the covariance was not captured: the statistics need capture_mean_cov=True")
+            raise UserError("the covariance was not captured: the statistics need capture_mean_cov=True")
         if self.raw_mean is None or self.raw_cov is None or self.num_items == 0:
-            raise ValueError("there are no features to average")
+            raise UserError("there are no features to average")
         mean = self.raw_mean / self.num_items
         return mean, self.raw_cov / self.num_items - np.outer(mean, mean)
 
@@ -200,12 +201,12 @@ class FeatureStats:
                 state = _ArrayUnpickler(file).load()
             stats = FeatureStats(state["capture_all"], state["capture_mean_cov"], state["max_items"])
             if set(state) != set(stats.__dict__):
-                raise ValueError("unknown attributes")
+                raise UserError("unknown attributes")
             stats.__dict__.update(state)
         except OSError:
             raise
         except Exception as err:  # a damaged pickle raises nearly anything
-            raise ValueError(f"{pkl_file} does not hold feature statistics: {err}") from err
+            raise UserError(f"{pkl_file} does not hold feature statistics: {err}") from err
         return stats
 
 
@@ -225,14 +226,14 @@ class _ArrayUnpickler(pickle.Unpickler):
 def open_dataset(opts: MetricOptions) -> Any:
     """The data set of the options; `ValueError` unless its images have the shape that the network makes."""
     if "class_name" not in opts.dataset_kwargs:
-        raise ValueError("this metric needs real images, and no data set is known: name one with --data")
+        raise UserError("this metric needs real images, and no data set is known: name one with --data")
     dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
     G = opts.G
     if hasattr(G, "img_resolution") and hasattr(G, "img_channels"):
         made = [G.img_channels, *side_lengths(G.img_resolution)]
         if list(dataset.image_shape) != made:
-            raise ValueError(f"data set {dataset.name} has images of shape {list(dataset.image_shape)}, "
-                             f"the network makes {made}")
+            raise UserError(f"data set {dataset.name} has images of shape {list(dataset.image_shape)}, "
+                            f"the network makes {made}")
     return dataset
 
 
@@ -242,8 +243,8 @@ def label_source(opts: MetricOptions) -> tuple[sampling.LabelFn | None, int]:
         return None, 0   # then the data set need not even exist
     dataset = open_dataset(opts)
     if dataset.label_dim != opts.G.c_dim:
-        raise ValueError(f"the network takes labels of width {opts.G.c_dim}, data set {dataset.name} has width "
-                         f"{dataset.label_dim}")
+        raise UserError(f"the network takes labels of width {opts.G.c_dim}, data set {dataset.name} has width "
+                        f"{dataset.label_dim}")
     return dataset.get_label, len(dataset)
 
 
@@ -285,7 +286,7 @@ def compute_feature_stats_for_dataset(
     dataset = open_dataset(opts)
     num_items = len(dataset) if max_items is None else min(len(dataset), max_items)
     if num_items < 2:
-        raise ValueError(f"data set {dataset.name} gives {num_items} image: a distribution needs at least 2")
+        raise UserError(f"data set {dataset.name} gives {num_items} image: a distribution needs at least 2")
     data_hash = on_rank_0(opts, lambda: hash_of_dataset(opts))
     detector_hash = on_rank_0(opts, lambda: detectors.get_hash(detector_url))
     opts.provenance.update(num_real=num_items, data=data_hash, detector=detector_hash,
@@ -409,7 +410,7 @@ def compute_feature_stats_for_generator(
     """Statistics of `max_items` generated images, rounded to uint8 as the host does."""
     stats = FeatureStats(**stats_kwargs)
     if stats.max_items is None or stats.max_items < 1:
-        raise ValueError(f"the number of generated images must be at least 1, got {stats.max_items}")
+        raise UserError(f"the number of generated images must be at least 1, got {stats.max_items}")
     opts.provenance.update(num_generated=stats.max_items, rounding="x * 127.5 + 128, clamped, truncated to uint8",
                            detector=on_rank_0(opts, lambda: detectors.get_hash(detector_url)),
                            detector_name=get_feature_detector_name(detector_url), resize="inside the detector")

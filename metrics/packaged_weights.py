@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from dnnlib.util import UserError
+
 
 class PackagedWeights(NamedTuple):
     """A file of tensors in an installed package."""
@@ -42,5 +44,5 @@ class PackagedWeights(NamedTuple):
         with open(path, "rb") as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise ValueError(f"{path} is damaged, or belongs to another version than the known one")
+            raise UserError(f"{path} is damaged, or belongs to another version than the known one")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dnnlib.util import UserError
+
 from . import detectors, metric_utils, sampling
 from .sampling import slerp
 
@@ -37,7 +39,7 @@ class PPLSampler(torch.nn.Module):
         items: Iterator[int] | None = None,   # number of each sample, which its draws depend on; None: torch's state
     ):
         if space not in ("z", "w") or sampling not in ("full", "end"):
-            raise ValueError(f"path length needs space z or w and sampling full or end, got {space} and {sampling}")
+            raise UserError(f"path length needs space z or w and sampling full or end, got {space} and {sampling}")
         super().__init__()
         self.G: Any = copy.deepcopy(G)
         self.G_kwargs = G_kwargs

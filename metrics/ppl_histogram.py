@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 import dnnlib
+from dnnlib.util import UserError
 from training.images import pictures
 
 from . import metric_utils, perceptual_path_length
@@ -31,7 +32,7 @@ def save(
 ) -> list[str]:
     """Write the distances, their histogram, and sheets of images from both ends. Returns the paths."""
     if opts.outdir is None:
-        raise ValueError("a path length histogram needs an output folder")
+        raise UserError("a path length histogram needs an output folder")
     base = os.path.join(opts.outdir, name)
     with dnnlib.util.open_atomic(f"{base}-distances.npy") as file:
         np.save(file, distances)

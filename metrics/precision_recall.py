@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from dnnlib.util import UserError
+
 from . import detectors, metric_utils
 
 # The result does not depend on the tile, only memory does: 2048 x 2048 distances are 16 MB.
@@ -51,7 +53,7 @@ def fraction_within(
 def check_sizes(num_real: int, num_gen: int, nhood_size: int) -> None:
     for num, side in ((num_real, "real"), (num_gen, "generated")):
         if num <= nhood_size:
-            raise ValueError(f"{nhood_size} neighbours need more than {nhood_size} {side} images, got {num}")
+            raise UserError(f"{nhood_size} neighbours need more than {nhood_size} {side} images, got {num}")
 
 
 def precision_recall(

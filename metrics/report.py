@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from dnnlib.util import UserError
+
 # Facts of a result line that two comparable results share, with the words for them.
 MUST_AGREE = {
     "num_real": "number of real images",
@@ -60,12 +62,12 @@ def read_results(path: str) -> list[dict[str, Any]]:
             try:
                 result = json.loads(line)
             except (ValueError, RecursionError) as err:
-                raise ValueError(f"{path}, line {number}: not JSON ({err})") from err
+                raise UserError(f"{path}, line {number}: not JSON ({err})") from err
             if not isinstance(result, dict) or not isinstance(result.get("results"), dict) or "metric" not in result:
-                raise ValueError(f"{path}, line {number}: not a metric result: it needs 'metric' and 'results'")
+                raise UserError(f"{path}, line {number}: not a metric result: it needs 'metric' and 'results'")
             results.append(result)
     if not results:
-        raise ValueError(f"{path} holds no results")
+        raise UserError(f"{path} holds no results")
     return results
 
 

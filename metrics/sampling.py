@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dnnlib.util import UserError
+
 # Independent random streams of one seed. A number once given to a purpose stays with it, so results stay repeatable.
 STREAM_LATENT = 0
 STREAM_NOISE = 1
@@ -96,7 +98,7 @@ def generate_images(
     c = torch.zeros([len(indices), 0])
     if G.c_dim:
         if label_fn is None:
-            raise ValueError(f"the network takes labels of width {G.c_dim}, but no data set with labels was given")
+            raise UserError(f"the network takes labels of width {G.c_dim}, but no data set with labels was given")
         c = torch.from_numpy(np.stack([label_fn(label) for label in labels]))
     noise = {}
     if G_kwargs.get("noise_mode", "random") == "random":

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dnnlib.util import UserError
+
 from . import metric_utils, sampling
 
 PATCH_SIZE = 7
@@ -24,8 +26,8 @@ SCALE = 1000            # the published tables multiply the distance by this
 def pyramid_resolutions(height: int, width: int) -> list[int]:
     """Shorter sides of the pyramid levels, finest first."""
     if min(height, width) < PATCH_SIZE + 1:
-        raise ValueError(f"patches of {PATCH_SIZE}x{PATCH_SIZE} need images of at least {PATCH_SIZE + 1} pixels, "
-                         f"got {height}x{width}")
+        raise UserError(f"patches of {PATCH_SIZE}x{PATCH_SIZE} need images of at least {PATCH_SIZE + 1} pixels, "
+                        f"got {height}x{width}")
     sides = [min(height, width)]
     while height % 2 == width % 2 == 0 and sides[-1] // 2 >= MIN_RESOLUTION:
         height, width = height // 2, width // 2
@@ -83,7 +85,7 @@ def sliced_wasserstein(
 ) -> float:
     """Mean over random directions of the 1-Wasserstein distance between the projections of two sets of equal size."""
     if a.shape != b.shape:
-        raise ValueError(f"both sets must have one shape, got {list(a.shape)} and {list(b.shape)}")
+        raise UserError(f"both sets must have one shape, got {list(a.shape)} and {list(b.shape)}")
     directions = rng.randn(num_directions, a.shape[1]).astype(a.dtype)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     total = 0.0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from dnnlib.util import UserError
+
 from .packaged_weights import PackagedWeights
 
 WEIGHTS = PackagedWeights(
@@ -33,8 +35,8 @@ class STLPIPS(torch.nn.Module):
     ) -> torch.Tensor:                 # [N, F], F depends on the size
         """LPIPS is, summed over layers, the spatial mean of sum_c w_c (a_c - b_c)^2 with a, b of unit length."""
         if min(img.shape[2:]) < MIN_SIDE:
-            raise ValueError(f"ST-LPIPS needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, "
-                             f"got {img.shape[3]}x{img.shape[2]}")
+            raise UserError(f"ST-LPIPS needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, "
+                            f"got {img.shape[3]}x{img.shape[2]}")
         parts = []
         for i, x in enumerate(self.activations(img.to(torch.float32) / 127.5 - 1)):
             x = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dnnlib.util import UserError
+
 
 def choose_device(
     name: torch.device | str | None = None,   # cpu, cuda or cuda:N; None: a GPU where there is one, else the CPU
@@ -16,11 +18,11 @@ def choose_device(
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}") from err
+        raise UserError(f"device must be cpu, cuda or cuda:N, got {name!r}") from err
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu, cuda or cuda:N, got {str(name)!r}")
+        raise UserError(f"device must be cpu, cuda or cuda:N, got {str(name)!r}")
     if device.type == "cuda" and device.index is None and index is not None:
         device = torch.device("cuda", index)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device} is not there, found {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"device {device} is not there, found {torch.cuda.device_count()} CUDA devices")
     return device

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from dnnlib.util import UserError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 nan_to_num = torch.nan_to_num
@@ -111,11 +113,11 @@ class InfiniteSampler(torch.utils.data.Sampler):
         window_size: float = 0.5,
     ):
         if len(dataset) < 1:
-            raise ValueError("the data set to sample from must not be empty")
+            raise UserError("the data set to sample from must not be empty")
         if num_replicas < 1 or not 0 <= rank < num_replicas:
-            raise ValueError(f"rank must be in 0..num_replicas-1, got rank {rank} of {num_replicas}")
+            raise UserError(f"rank must be in 0..num_replicas-1, got rank {rank} of {num_replicas}")
         if not 0 <= window_size <= 1:
-            raise ValueError(f"window_size must be in 0..1, got {window_size}")
+            raise UserError(f"window_size must be in 0..1, got {window_size}")
         super().__init__()
         self.dataset = dataset
         self.rank = rank
@@ -166,11 +168,11 @@ def copy_params_and_buffers(
     for name, tensor in named_params_and_buffers(dst_module):
         if name not in src_tensors:
             if require_all:
-                raise ValueError(f"the source must have all tensors of the destination, {name} is missing")
+                raise UserError(f"the source must have all tensors of the destination, {name} is missing")
             continue
         src = src_tensors[name]
         if src.shape != tensor.shape:
-            raise ValueError(f"{name} must have shape {list(tensor.shape)}, the source has {list(src.shape)}")
+            raise UserError(f"{name} must have shape {list(tensor.shape)}, the source has {list(src.shape)}")
         tensor.copy_(src)
 
 

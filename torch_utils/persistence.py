@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 
 _VERSION = 6  # layout of the meta dict; older and newer pickles are refused
 
@@ -92,7 +93,7 @@ def import_hook(hook: Hook) -> Hook:
     run in the order of registration. Usable as a decorator.
     """
     if not callable(hook):
-        raise ValueError(f"an import hook must be callable, got {type(hook).__name__}")
+        raise UserError(f"an import hook must be callable, got {type(hook).__name__}")
     _import_hooks.append(hook)
     return hook
 
@@ -114,14 +115,14 @@ def _reconstruct_persistent_obj(meta: dict[str, Any]) -> Any:
     for hook in _import_hooks:
         meta = hook(meta)
         if meta is None:
-            raise ValueError(f"import hook {getattr(hook, '__name__', hook)} must return meta, got None")
+            raise UserError(f"import hook {getattr(hook, '__name__', hook)} must return meta, got None")
     if meta.type != "class" or meta.version != _VERSION:
-        raise ValueError(
+        raise UserError(
             f"persistent object must be of type 'class' and version {_VERSION}, got {meta.type!r}, {meta.version}"
         )
     module = _get_module_from_src(meta.module_src)
     if not hasattr(module, meta.class_name):
-        raise ValueError(f"embedded source text must define class {meta.class_name}, it does not")
+        raise UserError(f"embedded source text must define class {meta.class_name}, it does not")
 
     cls = persistent_class(getattr(module, meta.class_name))
     obj = cls.__new__(cls)

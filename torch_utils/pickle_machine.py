@@ -66,11 +66,11 @@ class Budget:
     def spend_steps(self, count: int) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise ValueError(f"the file needs more than {MAX_STEPS} steps to read")
+            raise UserError(f"the file needs more than {MAX_STEPS} steps to read")
 
     def spend_bytes(self, count: int) -> None:
         if count > self.num_bytes:
-            raise ValueError("the file claims more bytes of data than it has")
+            raise UserError("the file claims more bytes of data than it has")
         self.num_bytes -= count
 
 
@@ -97,7 +97,7 @@ class PickleMachine:
 
     def build(self, target: Any, state: Any) -> None:
         """Give `target`, which a `Callee` returned, the `state` that the file stores for it."""
-        raise ValueError(f"the pickle sets the state of a {type(target).__name__}, which has none")
+        raise UserError(f"the pickle sets the state of a {type(target).__name__}, which has none")
 
     def persistent_load(self, key: Any) -> Any:
         """Resolve a reference to something outside the pickle."""
@@ -136,12 +136,12 @@ class PickleMachine:
 
     def _pop(self) -> Any:
         if not self._stack or (self._marks and self._marks[-1] >= len(self._stack)):
-            raise ValueError("stack underflow")
+            raise UserError("stack underflow")
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[Any]:
         if not self._marks:
-            raise ValueError("no mark on the stack")
+            raise UserError("no mark on the stack")
         start = self._marks.pop()
         items = self._stack[start:]
         del self._stack[start:]
@@ -153,7 +153,7 @@ class PickleMachine:
 
     def _global(self, module: Any, name: Any) -> Any:
         if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_NAME_LENGTH:
-            raise ValueError(f"a global name is not a string of at most {MAX_NAME_LENGTH} characters")
+            raise UserError(f"a global name is not a string of at most {MAX_NAME_LENGTH} characters")
         try:
             return self.find_global(f"{module}.{name}")
         except KeyError:
@@ -163,9 +163,9 @@ class PickleMachine:
         if isinstance(callee, Refused):
             return callee
         if not isinstance(callee, Callee):
-            raise ValueError(f"the pickle calls a {type(callee).__name__}")
+            raise UserError(f"the pickle calls a {type(callee).__name__}")
         if type(args) is not tuple:
-            raise ValueError(f"the pickle calls a function with a {type(args).__name__} for its arguments")
+            raise UserError(f"the pickle calls a function with a {type(args).__name__} for its arguments")
         try:
             return callee.function(*args)
         except RefusedPickle as error:  # of a pickle inside this one; go on and collect all names
@@ -177,13 +177,13 @@ class PickleMachine:
         elif type(target) is set:
             target.update(_checked_key(item) for item in items)
         elif not isinstance(target, Refused):
-            raise ValueError(f"the pickle appends to a {type(target).__name__}")
+            raise UserError(f"the pickle appends to a {type(target).__name__}")
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, Refused):
             return
         if not isinstance(target, dict):
-            raise ValueError(f"the pickle sets items of a {type(target).__name__}")
+            raise UserError(f"the pickle sets items of a {type(target).__name__}")
         target.update(_pairs(items))
 
     # Opcodes that need more than one expression. The others are in the table below.
@@ -269,12 +269,12 @@ def _checked_key(key: Any) -> Any:
     """Keys and set members: strings and ordinary integers, whose hashes neither recurse nor collide on purpose."""
     if type(key) is str or (type(key) in (int, bool) and key.bit_length() < MAX_KEY_BITS):
         return key
-    raise ValueError(f"a key of type {type(key).__name__} is not supported")
+    raise UserError(f"a key of type {type(key).__name__} is not supported")
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
-        raise ValueError("a key without a value")
+        raise UserError("a key without a value")
     return {_checked_key(key): value for key, value in zip(items[::2], items[1::2])}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import dnnlib
-from dnnlib.util import printable
+from dnnlib.util import UserError, printable
 from torch_utils.pickle_machine import Budget, Callee, PickleMachine, RefusedPickle
 
 __all__ = ["InertObject", "PersistentObject", "RefusedPickle", "load_checkpoint", "load_pickle"]
@@ -169,7 +169,7 @@ class _SafeUnpickler(PickleMachine):
             raise KeyError("a persistent id")
         _, storage_class, name, _, numel = key[:5]  # the fourth is the device that it was saved from
         if not isinstance(storage_class, _StorageClass):
-            raise ValueError("a storage without a known element type")
+            raise UserError("a storage without a known element type")
         return self._storages(_expect(name, str), storage_class.dtype, _expect_count(numel))
 
     def _set(self, items: Any = ()) -> set[Any]:
@@ -188,7 +188,7 @@ class _SafeUnpickler(PickleMachine):
     def _encode(self, text: str, encoding: str) -> bytes:
         """How protocol 2 spells a byte string."""
         if encoding not in ("latin1", "latin-1"):
-            raise ValueError("a byte string in an unknown encoding")
+            raise UserError("a byte string in an unknown encoding")
         self.budget.spend_bytes(len(_expect(text, str)))
         return text.encode("latin-1")
 
@@ -223,16 +223,16 @@ def _load_legacy_checkpoint(data: Any, budget: Budget) -> Any:
     header = [machine.load(), machine.load()]
     little_endian = _expect(machine.load(), dict).get("little_endian")
     if header != [_LEGACY_MAGIC, _LEGACY_VERSION] or little_endian is not True:
-        raise ValueError("not a torch checkpoint of a little-endian machine")
+        raise UserError("not a torch checkpoint of a little-endian machine")
     value, names = machine.load(), machine.load()
     view, position = memoryview(data), machine.position
     if not all(type(name) is str for name in _expect(names, list)) or sorted(names) != sorted(storages):
-        raise ValueError("the storages of a torch checkpoint do not match its list of them")
+        raise UserError("the storages of a torch checkpoint do not match its list of them")
     for name in names:
         flat = storages[name].flat
         stop = position + 8 + flat.numel() * flat.element_size()
         if int.from_bytes(view[position : position + 8], "little") != flat.numel() or stop > len(view):
-            raise ValueError(f"storage {printable(name)} is truncated or of another length than claimed")
+            raise UserError(f"storage {printable(name)} is truncated or of another length than claimed")
         _fill_storage(flat, view[position + 8 : stop])
         position = stop
     return value
@@ -241,31 +241,31 @@ def _load_legacy_checkpoint(data: Any, budget: Budget) -> Any:
 def _load_zip_checkpoint(data: Any, budget: Budget) -> Any:
     """Zip archive with `<top>/data.pkl` and one uncompressed member `<top>/data/<name>` per storage."""
     if bytes(data).count(b"PK\x01\x02") > MAX_ZIP_ENTRIES:
-        raise ValueError(f"the archive has more than {MAX_ZIP_ENTRIES} entries")
+        raise UserError(f"the archive has more than {MAX_ZIP_ENTRIES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _read_zip_members(archive, budget)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError) as error:
-        raise ValueError(f"not a readable torch archive: {printable(str(error))}") from None
+        raise UserError(f"not a readable torch archive: {printable(str(error))}") from None
 
 
 def _read_zip_members(archive: zipfile.ZipFile, budget: Budget) -> Any:
     members = {info.filename: info for info in archive.infolist()}
     if any(info.compress_type or info.file_size != info.compress_size for info in members.values()):
-        raise ValueError("the archive has compressed members, which torch never writes")
+        raise UserError("the archive has compressed members, which torch never writes")
     pickles = [name for name in members if re.fullmatch(r"[^/\\]+/data\.pkl", name)]
     if len(pickles) != 1:
-        raise ValueError("the archive has no single data.pkl: it is not a torch checkpoint")
+        raise UserError("the archive has no single data.pkl: it is not a torch checkpoint")
     folder = pickles[0].split("/")[0]
     if f"{folder}/byteorder" in members and archive.read(f"{folder}/byteorder") != b"little":
-        raise ValueError("the checkpoint was written on a big-endian machine")
+        raise UserError("the checkpoint was written on a big-endian machine")
     storages: dict[str, _Storage] = {}
 
     def read(name: str, dtype: torch.dtype, numel: int) -> _Storage:
         if name not in storages:
             member = members.get(f"{folder}/data/{name}")
             if member is None or member.file_size != numel * dtype.itemsize:
-                raise ValueError(f"storage {printable(name)} is missing or of another length than claimed")
+                raise UserError(f"storage {printable(name)} is missing or of another length than claimed")
             budget.spend_bytes(member.file_size)
             storages[name] = _Storage(torch.empty([numel], dtype=dtype))
             _fill_storage(storages[name].flat, archive.read(member))
@@ -277,7 +277,7 @@ def _read_zip_members(archive: zipfile.ZipFile, budget: Budget) -> Any:
 
 def _same_kind(storage: _Storage, dtype: torch.dtype, numel: int) -> _Storage:
     if storage.flat.dtype != dtype or storage.flat.numel() != numel:
-        raise ValueError("one storage is claimed with two types or lengths")
+        raise UserError("one storage is claimed with two types or lengths")
     return storage
 
 
@@ -291,20 +291,20 @@ def _fill_storage(flat: torch.Tensor, raw: Any) -> None:
 
 def _expect(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"an object of type {type(value).__name__} where the format has another type")
+        raise UserError(f"an object of type {type(value).__name__} where the format has another type")
     return value
 
 
 def _expect_count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 48:
-        raise ValueError("a size that is not a reasonable integer")
+        raise UserError("a size that is not a reasonable integer")
     return value
 
 
 def _size(shape: Any = ()) -> torch.Size:
     shape = tuple(_expect_count(n) for n in _expect(shape, (list, tuple))[: MAX_TENSOR_RANK + 1])
     if len(shape) > MAX_TENSOR_RANK:
-        raise ValueError(f"a tensor of more than {MAX_TENSOR_RANK} axes")
+        raise UserError(f"a tensor of more than {MAX_TENSOR_RANK} axes")
     return torch.Size(shape)
 
 
@@ -321,7 +321,7 @@ def _tensor(
     numel = math.prod(shape)
     last = _expect_count(offset) + sum((n - 1) * s for n, s in zip(shape, strides))
     if len(shape) != len(strides) or numel > flat.numel() or (numel > 0 and last >= flat.numel()):
-        raise ValueError(f"a tensor of shape {list(shape)} does not fit its storage of {flat.numel()} elements")
+        raise UserError(f"a tensor of shape {list(shape)} does not fit its storage of {flat.numel()} elements")
     view = flat.as_strided(shape, strides, offset if numel else 0)
     return view.requires_grad_(bool(requires_grad) and view.is_floating_point())
 
@@ -333,19 +333,19 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> torch.nn.Par
 def _persistent_object(meta: Any) -> PersistentObject:
     meta = _expect(meta, dict)
     if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
-        raise ValueError(f"a persistent object of another kind or version than {PERSISTENCE_VERSION}")
+        raise UserError(f"a persistent object of another kind or version than {PERSISTENCE_VERSION}")
     return PersistentObject(_expect(meta.get("class_name"), str), _expect(meta.get("state"), dict))
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> _Dtype:
     if type(code) is not str or not re.fullmatch(r"[<>|=]?([biuf](1|2|4|8|16)|\?)", code):
-        raise ValueError("an array element type that is not a plain number")
+        raise UserError("an array element type that is not a plain number")
     return _Dtype(np.dtype(code))
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
     if kind is not np.ndarray:
-        raise ValueError("an array of an unknown class")
+        raise UserError("an array of an unknown class")
     return np.zeros([0], dtype=np.uint8)  # resized by `_fill_array`
 
 
@@ -354,7 +354,7 @@ def _fill_array(array: np.ndarray, state: Any, budget: Budget) -> None:
     element, raw = _expect(dtype, _Dtype).dtype, _expect(raw, (bytes, bytearray, memoryview, str))
     raw = raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
     if math.prod(_size(shape)) * element.itemsize != len(raw):
-        raise ValueError(f"an array of shape {list(_size(shape))} does not fit its {len(raw)} bytes")
+        raise UserError(f"an array of shape {list(_size(shape))} does not fit its {len(raw)} bytes")
     budget.spend_bytes(len(raw))
     array.__setstate__((1, tuple(shape), element, bool(fortran), raw))  # type: ignore[arg-type]
 
@@ -363,6 +363,6 @@ def _scalar(dtype: Any, raw: Any) -> Any:
     """A numpy number as the Python number of the same value."""
     element = _expect(dtype, _Dtype).dtype
     if len(_expect(raw, (bytes, bytearray, str))) != element.itemsize:
-        raise ValueError("a number of another length than its type")
+        raise UserError("a number of another length than its type")
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     return np.frombuffer(raw, dtype=element)[0].item()

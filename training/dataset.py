@@ -16,6 +16,7 @@ import numpy as np
 import torch.utils.data
 
 import dnnlib
+from dnnlib.util import UserError
 from training.data.decoding import PLAIN_MODES
 from training.data.image_files import LABEL_FILE, ImageArchive, describe_others, is_image_name, list_folder
 from training.data.labels import check_every_image_has_a_label, read_labels
@@ -74,7 +75,7 @@ class Dataset(torch.utils.data.Dataset):
         random_seed: int = 0,
     ):
         if max_size is not None and max_size < 1:
-            raise ValueError(f"max_size must be at least 1, got {max_size}")
+            raise UserError(f"max_size must be at least 1, got {max_size}")
         self.name = name
         self.num_raw, *self.image_shape = (int(size) for size in raw_shape)   # image_shape: C, H, W
         self._reads_labels = use_labels
@@ -99,8 +100,8 @@ class Dataset(torch.utils.data.Dataset):
             stored = np.zeros([self.num_raw, 0], dtype=np.float32)
         kind = stored.dtype, stored.ndim
         if len(stored) != self.num_raw or kind not in ((np.int64, 1), (np.float32, 2)):
-            raise ValueError(f"{self.name}: labels must be int64 [{self.num_raw}] or float32 [{self.num_raw}, width], "
-                             f"got {stored.dtype} {list(stored.shape)}")
+            raise UserError(f"{self.name}: labels must be int64 [{self.num_raw}] or float32 [{self.num_raw}, width], "
+                            f"got {stored.dtype} {list(stored.shape)}")
         return LabelTable(stored)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,8 +116,8 @@ class Dataset(torch.utils.data.Dataset):
         raw_idx, mirrored = self._items[idx].item()
         image = self._load_raw_image(raw_idx)
         if image.dtype != np.uint8 or list(image.shape) != self.image_shape:
-            raise ValueError(f"{self.name}: image {raw_idx} must be uint8 of shape {self.image_shape}, "
-                             f"got {image.dtype} of shape {list(image.shape)}")
+            raise UserError(f"{self.name}: image {raw_idx} must be uint8 of shape {self.image_shape}, "
+                            f"got {image.dtype} of shape {list(image.shape)}")
         return (np.flip(image, axis=2) if mirrored else image).copy(), self.get_label(idx)
 
     def get_label(self, idx: int) -> np.ndarray:
@@ -137,7 +138,7 @@ class Dataset(torch.utils.data.Dataset):
         """Side of the images, which must be square."""
         _, height, width = self.image_shape
         if height != width:
-            raise ValueError(f"{self.name}: images must be square, they are {width}x{height}")
+            raise UserError(f"{self.name}: images must be square, they are {width}x{height}")
         return height
 
     @property
@@ -206,8 +207,8 @@ class ImageFolderDataset(Dataset):
         names = self._archive.image_names
         pixels = self._read_pixels(names[raw_idx])
         if list(pixels.shape) != self.image_shape:
-            raise ValueError(f"{self._archive.path}: all images must be alike, {names[raw_idx]} is "
-                             f"{describe_shape(pixels.shape)} and {names[0]} is {describe_shape(self.image_shape)}")
+            raise UserError(f"{self._archive.path}: all images must be alike, {names[raw_idx]} is "
+                            f"{describe_shape(pixels.shape)} and {names[0]} is {describe_shape(self.image_shape)}")
         return pixels
 
     def _load_raw_labels(self) -> np.ndarray | None:

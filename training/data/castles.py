@@ -19,6 +19,8 @@ from random import Random
 import PIL.Image
 import PIL.ImageDraw
 
+from dnnlib.util import UserError
+
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
 Bricks = tuple[tuple[float, float, float], ...]   # each: place across and down its wall in 0..1, brightness
@@ -184,7 +186,7 @@ def draw_castle(seed: int, resolution: int, index: int = 0) -> PIL.Image.Image:
     The castle depends on (seed, index) only: at another resolution it is the same castle.
     """
     if not 1 <= resolution <= MAX_RESOLUTION:
-        raise ValueError(f"castles are drawn at 1 to {MAX_RESOLUTION} pixels, got {resolution}")
+        raise UserError(f"castles are drawn at 1 to {MAX_RESOLUTION} pixels, got {resolution}")
     scene = sample_scene(Random(f"castle {seed} {index}"))
     factor = SMALL_SUPERSAMPLING if resolution < LARGE else LARGE_SUPERSAMPLING
     canvas = Canvas(resolution * factor, scene)

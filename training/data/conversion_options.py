@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 
+from dnnlib.util import UserError
 from training.data.image_size import check_image_size
 
 RESIZE_FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS}
@@ -33,24 +34,24 @@ class ConversionOptions:
         counts = {"max-images": self.max_images, "width": self.width, "height": self.height, "workers": self.workers}
         for name, count in counts.items():
             if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+                raise UserError(f"{name} must be at least 1, got {count}")
         if self.resize_filter not in RESIZE_FILTERS:
-            raise ValueError(f"resize filter must be one of {', '.join(RESIZE_FILTERS)}, got {self.resize_filter}")
+            raise UserError(f"resize filter must be one of {', '.join(RESIZE_FILTERS)}, got {self.resize_filter}")
         if self.force_channels not in (None, *CHANNELS):
-            raise ValueError(f"force-channels must be one of 1, 3, 4, got {self.force_channels}")
+            raise UserError(f"force-channels must be one of 1, 3, 4, got {self.force_channels}")
         if self.transform not in (None, *TRANSFORMS):
-            raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, got {self.transform}")
+            raise UserError(f"transform must be one of {', '.join(TRANSFORMS)}, got {self.transform}")
         if self.transform is not None and (self.width is None or self.height is None):
-            raise ValueError(f"transform {self.transform} needs both width and height")
+            raise UserError(f"transform {self.transform} needs both width and height")
         if self.value_range is not None and not -1e38 < self.value_range[0] < self.value_range[1] < 1e38:
             low, high = self.value_range
-            raise ValueError(f"range must be two finite numbers, black below white, got {low:g} and {high:g}")
+            raise UserError(f"range must be two finite numbers, black below white, got {low:g} and {high:g}")
         if self.width is not None and self.height is not None:
             self._check_size(self.width, self.height)
 
     def _check_size(self, width: int, height: int) -> None:
         if self.transform == "center-crop-wide":   # gives squares
             if height > width:
-                raise ValueError(f"center-crop-wide needs a height up to the width, got {width}x{height}")
+                raise UserError(f"center-crop-wide needs a height up to the width, got {width}x{height}")
             height = width
         check_image_size(width, height, "the data set")

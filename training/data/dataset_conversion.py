@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
+from dnnlib.util import UserError
 from training.data.conversion_options import RESIZE_FILTERS, TRANSFORMS, ConversionOptions
 from training.data.dataset_sources import Source, open_source
 from training.data.dataset_writers import open_writer
@@ -119,7 +120,7 @@ def convert_dataset(
     """
     start = time.monotonic()
     if os.path.realpath(source) == os.path.realpath(dest):
-        raise ValueError(f"destination {dest} must not be the source")
+        raise UserError(f"destination {dest} must not be the source")
     try:
         chosen = _convert(source, dest, options, progress)
     except OtherShape as err:   # rare: it costs less to begin again than to look at all images twice each time

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib.util import UserError
 from training.data import castles
 from training.data.array_sources import CIFAR10_CLASSES, read_cifar10, read_mnist
 from training.data.conversion_options import ConversionOptions
@@ -164,7 +165,7 @@ def import_lmdb() -> Any:
     try:
         import lmdb
     except ModuleNotFoundError as err:
-        raise ValueError("LSUN needs the package lmdb, which is not installed: pip install lmdb (extra lsun)") from err
+        raise UserError("LSUN needs the package lmdb, which is not installed: pip install lmdb (extra lsun)") from err
     return lmdb
 
 
@@ -206,7 +207,7 @@ def open_source(path: str, options: ConversionOptions) -> Source:
     for kind in SOURCE_KINDS:
         if kind.accepts(path):
             if options.subfolders_as_labels and kind.open is not open_image_files:
-                raise ValueError(f"subfolders-as-labels needs a folder or .zip of images, {path} is {kind.description}")
+                raise UserError(f"subfolders-as-labels needs a folder or .zip of images, {path} is {kind.description}")
             source = kind.open(path, options)
             if not len(source):
                 raise OSError(f"{path} contains no image" + (f", but {source.others}" if source.others else ""))
@@ -214,7 +215,7 @@ def open_source(path: str, options: ConversionOptions) -> Source:
     if not os.path.exists(path):
         raise FileNotFoundError(f"no such source: {path}")
     kinds = "; ".join(kind.description for kind in SOURCE_KINDS)
-    raise ValueError(f"cannot tell what {path} is; a source is one of: {kinds}")
+    raise UserError(f"cannot tell what {path} is; a source is one of: {kinds}")
 
 
 def open_image_files(path: str, options: ConversionOptions) -> Source:
@@ -234,12 +235,12 @@ def first_folders(archive: ImageArchive) -> list[str]:
     """
     outside = [name for name in archive.image_names if "/" not in name]
     if outside:
-        raise ValueError(f"{archive.path}: subfolders-as-labels needs every image in a folder, {outside[0]} is in none")
+        raise UserError(f"{archive.path}: subfolders-as-labels needs every image in a folder, {outside[0]} is in none")
     folders = sorted({name.split("/")[0] for name in archive.image_names})
     if all(re.fullmatch("[0-9]+", name) for name in folders):
         folders.sort(key=int)
     if len(folders) == 1:
-        raise ValueError(f"{archive.path}: subfolders-as-labels needs several folders, all images are in {folders[0]}")
+        raise UserError(f"{archive.path}: subfolders-as-labels needs several folders, all images are in {folders[0]}")
     return folders
 
 
@@ -260,13 +261,13 @@ def open_mnist(path: str, options: ConversionOptions) -> Source:
 def open_castles(path: str, options: ConversionOptions) -> Source:
     size, count = options.width, options.max_images
     if size is None or options.height is None:
-        raise ValueError("source castles needs a square resolution, such as 64x64")
+        raise UserError("source castles needs a square resolution, such as 64x64")
     if options.height != size:
-        raise ValueError(f"source castles draws squares, got a resolution of {size}x{options.height}")
+        raise UserError(f"source castles draws squares, got a resolution of {size}x{options.height}")
     if count is None:
-        raise ValueError("source castles is endless: give max-images")
+        raise UserError("source castles is endless: give max-images")
     if options.transform is not None:
-        raise ValueError(f"source castles is drawn at its final size, transform {options.transform} does not apply")
+        raise UserError(f"source castles is drawn at its final size, transform {options.transform} does not apply")
     return Castles(options.seed, size, count)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from dnnlib.util import UserError
 from training.data.messages import one_line
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def to_8_bit_srgb(image: Image, what: str, value_range: tuple[float, float] | No
     if image.mode in PLAIN_MODES and image.format == "PNG" and METADATA.isdisjoint(image.info):
         return image
     if not image.width or not image.height:
-        raise ValueError(f"{what} has no pixels: {image.width}x{image.height}")
+        raise UserError(f"{what} has no pixels: {image.width}x{image.height}")
     image = turned_upright(image, what)
     profile = image.info.get("icc_profile")
     if profile and image.mode == "CMYK":   # the profile describes the inks, so it must come first
@@ -133,8 +134,8 @@ def with_8_bits(image: Image, what: str, value_range: tuple[float, float] | None
         return scaled_to_8_bits(image, value_range, what)
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB"):
         advice = "" if sixteen else "; --range of dataset_tool.py says which values are black and white"
-        raise ValueError(f"{what} has Pillow's mode {image.mode}; images must have 8 or 16 bits per channel, and 8 "
-                         f"with transparency{advice}")
+        raise UserError(f"{what} has Pillow's mode {image.mode}; images must have 8 or 16 bits per channel, and 8 "
+                        f"with transparency{advice}")
     if image.mode == "La":   # Pillow has no direct way from here to RGBA
         image = image.convert("LA")
     if has_transparency(image):
@@ -149,7 +150,7 @@ def scaled_to_8_bits(image: Image, value_range: tuple[float, float] | None, what
         return PIL.Image.fromarray((values >> 8).astype(np.uint8))
     low, high = value_range
     if not np.isfinite(values).all():
-        raise ValueError(f"{what} has values that are not finite")
+        raise UserError(f"{what} has values that are not finite")
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return PIL.Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
 

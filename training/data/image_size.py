@@ -6,6 +6,8 @@ A square grows from a single cell, so its side is a power of two. A rectangle gr
 
 from __future__ import annotations
 
+from dnnlib.util import UserError
+
 MAX_BASE_CELLS = 16   # along the longer side of that grid; the last layer of the discriminator grows with its square
 MIN_UNIT = 4          # pixels of a cell of a rectangle along each side: two doublings at least
 
@@ -33,7 +35,7 @@ def check_image_size(width: int, height: int, what: str) -> None:
         rule = f"width and height must be a power of two of at least {MIN_UNIT} times whole numbers " \
                f"up to {MAX_BASE_CELLS}, such as 96x64 (32 times 3 and 2)"
     nearest_width, nearest_height = nearest_possible_size(width, height)
-    raise ValueError(f"{what}: {rule}, got {width}x{height}; {nearest_width}x{nearest_height} is near and possible")
+    raise UserError(f"{what}: {rule}, got {width}x{height}; {nearest_width}x{nearest_height} is near and possible")
 
 
 def nearest_possible_size(width: int, height: int) -> tuple[int, int]:

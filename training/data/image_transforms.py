@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import PIL.Image
 
+from dnnlib.util import UserError
 from training.data.conversion_options import RESIZE_FILTERS, ConversionOptions
 from training.data.decoding import is_opaque, on_black
 
@@ -33,8 +34,8 @@ def fit_channels(image: Image, channels: int | None, what: str) -> Image:
         if is_opaque(image):
             image = image.convert("L" if image.mode == "LA" else "RGB")
         elif channels is None:
-            raise ValueError(f"{what} has transparency (Pillow's mode {image.mode}); --force-channels=3 puts it on "
-                             "black, --force-channels=4 keeps it")
+            raise UserError(f"{what} has transparency (Pillow's mode {image.mode}); --force-channels=3 puts it on "
+                            "black, --force-channels=4 keeps it")
     return image if channels is None else on_black(image).convert("L" if channels == 1 else "RGB")
 
 

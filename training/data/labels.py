@@ -8,6 +8,7 @@ import posixpath
 import unicodedata
 from typing import Any
 
+from dnnlib.util import UserError
 from training.data.image_files import LABEL_FILE, ImageArchive
 from training.data.messages import one_line, shorten
 
@@ -39,8 +40,8 @@ def read_labels(archive: ImageArchive) -> dict[str, Label] | None:
         if name is None:
             unknown.append(given)
         elif labels.setdefault(name, label) != label:
-            raise ValueError(f"{where}: {name} is listed twice, with the labels {shorten(labels[name])} and "
-                             f"{shorten(label)}")
+            raise UserError(f"{where}: {name} is listed twice, with the labels {shorten(labels[name])} and "
+                            f"{shorten(label)}")
     if unknown:
         found = f"; {shorten(unknown[0])} names no file ({len(unknown)} of {len(entries)} entries)"
         check_every_image_has_a_label(archive, labels, found)
@@ -52,8 +53,8 @@ def check_every_image_has_a_label(archive: ImageArchive, labels: dict[str, Label
     names = archive.image_names
     missing = [name for name in names if name not in labels]
     if missing:
-        raise ValueError(f"{archive.path}: {archive.label_file} must label every image, {missing[0]} has no label "
-                         f"({len(missing)} of {len(names)} images){more}")
+        raise UserError(f"{archive.path}: {archive.label_file} must label every image, {missing[0]} has no label "
+                        f"({len(missing)} of {len(names)} images){more}")
 
 
 def read_class_names(archive: ImageArchive) -> list[str] | None:
@@ -71,24 +72,24 @@ def _read_label_file(archive: ImageArchive) -> dict[str, Any] | None:
     try:
         content = json.loads(archive.read(archive.label_file, limit))
     except (ValueError, RecursionError) as err:
-        raise ValueError(f"{where} is not valid JSON: {one_line(err)}") from err
+        raise UserError(f"{where} is not valid JSON: {one_line(err)}") from err
     entries = content.get("labels", False) if isinstance(content, dict) else False
     if entries is not None and not isinstance(entries, list):
-        raise ValueError(f'{where} must be an object with "labels": a list or null, got {shorten(content)}')
+        raise UserError(f'{where} must be an object with "labels": a list or null, got {shorten(content)}')
     return content
 
 
 def _check_entry(entry: Any, i: int, first: Any, where: str) -> tuple[str, Label]:
     """Name and label of entry `i`; `ValueError` if it is malformed or of another kind than the first."""
     if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-        raise ValueError(f"{where}: entry {i} must be [file name, label], got {shorten(entry)}")
+        raise UserError(f"{where}: entry {i} must be [file name, label], got {shorten(entry)}")
     name, label = entry
     if not (is_class_index(label) or is_vector(label)):
-        raise ValueError(f"{where}: the label of {name} must be an integer in 0..{MAX_LABEL_WIDTH - 1} or a list of up "
-                         f"to {MAX_LABEL_WIDTH} finite numbers, got {shorten(label)}")
+        raise UserError(f"{where}: the label of {name} must be an integer in 0..{MAX_LABEL_WIDTH - 1} or a list of up "
+                        f"to {MAX_LABEL_WIDTH} finite numbers, got {shorten(label)}")
     if label_width(label) != label_width(first[1]):
-        raise ValueError(f"{where}: all labels must be integers or all lists of one length, {name} has "
-                         f"{shorten(label)} and {first[0]} has {shorten(first[1])}")
+        raise UserError(f"{where}: all labels must be integers or all lists of one length, {name} has "
+                        f"{shorten(label)} and {first[0]} has {shorten(first[1])}")
     return name, label if isinstance(label, list) else int(label)
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import dnnlib
+from dnnlib.util import UserError
 from metrics import sampling
 from training.network_files import load_networks
 
@@ -30,12 +31,12 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
         if not match:
-            raise ValueError(f"seeds must look like 3 or 1,5,9 or 0-7, got {text!r}")
+            raise UserError(f"seeds must look like 3 or 1,5,9 or 0-7, got {text!r}")
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last <= MAX_SEED:
-            raise ValueError(f"seeds {part.strip()} must run upwards within 0..{MAX_SEED}")
+            raise UserError(f"seeds {part.strip()} must run upwards within 0..{MAX_SEED}")
         if last - first + len(seeds) >= MAX_IMAGES:
-            raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
+            raise UserError(f"seeds {text!r} are more than {MAX_IMAGES} images")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -127,13 +128,13 @@ def load_projected_w(path: str | os.PathLike) -> np.ndarray:
     """The array `w` of an npz file that projector.py wrote, float32. Its shape is checked by `check_projected_w`."""
     w = _load_arrays(path, ["w"]).get("w")
     if w is None:
-        raise ValueError(f"{path} has no array 'w' as projector.py writes it")
+        raise UserError(f"{path} has no array 'w' as projector.py writes it")
     return w
 
 
 def check_projected_w(G: torch.nn.Module, w: np.ndarray, path: str | os.PathLike) -> None:
     if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim):
-        raise ValueError(f"{path}: w must be [N, {G.num_ws}, {G.w_dim}] for this network, got {list(w.shape)}")
+        raise UserError(f"{path}: w must be [N, {G.num_ws}, {G.w_dim}] for this network, got {list(w.shape)}")
 
 
 def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -143,7 +144,7 @@ def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[st
     for name, value in found.items():
         shape = list(own[name].shape)
         if list(value.shape) != shape:
-            raise ValueError(f"{path}: {name} must be {shape} for this network, got {list(value.shape)}")
+            raise UserError(f"{path}: {name} must be {shape} for this network, got {list(value.shape)}")
     return {name: torch.from_numpy(value).to(own[name]) for name, value in found.items()}
 
 
@@ -155,10 +156,10 @@ def _load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.
     except (IndexError, AttributeError, TypeError):   # a single array, not a collection
         return {}
     except (ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise ValueError(f"{path} is not a readable npz file") from err
+        raise UserError(f"{path} is not a readable npz file") from err
     for name, value in arrays.items():
         if value.dtype.kind != "f" or not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} must hold finite floats, got {value.dtype}")
+            raise UserError(f"{path}: {name} must hold finite floats, got {value.dtype}")
     return {name: value.astype(np.float32) for name, value in arrays.items()}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from dnnlib.util import UserError
 from metrics import sampling
 from training.images.generation import call_with_seed, class_to_label, device_of, seed_to_z, series_name, to_uint8
 from training.images.video import FilmFormat, save_film
@@ -28,12 +29,12 @@ class Interpolation:
 
     def __post_init__(self) -> None:
         if self.space not in ("w", "z"):
-            raise ValueError(f"an interpolation is in space w or z, got {self.space!r}")
+            raise UserError(f"an interpolation is in space w or z, got {self.space!r}")
         if len(self.seeds) < 2 or self.steps < 1:
-            raise ValueError(f"an interpolation needs at least two seeds and one frame for each, got {len(self.seeds)} "
-                             f"and {self.steps}")
+            raise UserError(f"an interpolation needs at least two seeds and one frame for each, got {len(self.seeds)} "
+                            f"and {self.steps}")
         if self.num_frames > MAX_FRAMES:
-            raise ValueError(f"a film may have at most {MAX_FRAMES} frames, got {self.num_frames}")
+            raise UserError(f"a film may have at most {MAX_FRAMES} frames, got {self.num_frames}")
 
     @property
     def num_frames(self) -> int:

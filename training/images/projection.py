@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dnnlib.util import UserError
 from metrics import detectors
 from metrics.sampling import noise_maps
 from training.images.generation import synthesize
@@ -60,10 +61,10 @@ class ProjectionOptions:
     def __post_init__(self) -> None:
         for name, least in dict(num_steps=1, num_candidates=0, seed=0, w_avg_samples=1).items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be >= {least}, got {getattr(self, name)}")
         for name in ("lr_rampdown_length", "lr_rampup_length", "noise_ramp_length"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be > 0, got {getattr(self, name)}")
 
     def learning_rate(self, t: float) -> float:
         """At time t in 0..1: a linear rise, then constant, then half a cosine down to zero."""
@@ -238,7 +239,7 @@ def fit(
     """Search for the styles and noise maps of G that come closest to the target. G is left as it was."""
     if label is None:
         if G.c_dim:
-            raise ValueError(f"a conditional network needs a label [1, {G.c_dim}] to project into")
+            raise UserError(f"a conditional network needs a label [1, {G.c_dim}] to project into")
         label = torch.zeros([1, 0], device=target.device)
     random = torch.Generator().manual_seed(options.seed)
     mean, deviation = style_statistics(G, options.w_avg_samples, label)
@@ -256,7 +257,7 @@ def fit(
     with torch.no_grad():
         last = float(distance(synthesize(G, ws[-1:].to(target), noise)))
     if not math.isfinite(last):
-        raise ValueError(f"the search left the range of numbers: its last distance is {last}")
+        raise UserError(f"the search left the range of numbers: its last distance is {last}")
     return Projection(ws, noise, start, start_distance, last)
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import dnnlib
+from dnnlib.util import UserError
 from training.data.decoding import on_black, read_picture
 from training.images.generation import device_of, image_shape, save_png, synthesize, to_uint8
 from training.images.projection import Projection
@@ -25,7 +26,7 @@ def open_target(path: str | os.PathLike) -> Image.Image:
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as err:
-        raise ValueError(f"target {path} cannot be read: {err.strerror}") from err
+        raise UserError(f"target {path} cannot be read: {err.strerror}") from err
     return read_picture(data, f"target {path}")
 
 
@@ -37,7 +38,7 @@ def fit_to_network(image: Image.Image, G: torch.nn.Module) -> np.ndarray:
     """
     channels, height, width = image_shape(G)
     if channels not in MODES:
-        raise ValueError(f"images must be gray, RGB or RGBA, the network makes {channels} channels")
+        raise UserError(f"images must be gray, RGB or RGBA, the network makes {channels} channels")
     picture = (image if channels == 4 else on_black(image)).convert(MODES[channels])
     crop_w = min(picture.width, max(round(picture.height * width / height), 1))
     crop_h = min(picture.height, max(round(picture.width * height / width), 1))

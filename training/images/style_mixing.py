@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from dnnlib.util import UserError
 from training.images.generation import (
     call_with_seed,
     class_to_label,
@@ -29,7 +30,7 @@ def parse_styles(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,3})(?:\s*-\s*(\d{1,3}))?\s*", part)
         if not match or int(match[1]) > int(match[2] or match[1]):
-            raise ValueError(f"styles must look like 3 or 1,5 or 0-6, got {text!r}")
+            raise UserError(f"styles must look like 3 or 1,5 or 0-6, got {text!r}")
         styles.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(styles)
 
@@ -41,15 +42,15 @@ def default_styles(num_ws: int) -> list[int]:
 
 def check_styles(G: torch.nn.Module, styles: Sequence[int]) -> None:
     if styles[-1] >= G.num_ws:
-        raise ValueError(f"styles must be in 0..{G.num_ws - 1} for this network, got {styles[-1]}")
+        raise UserError(f"styles must be in 0..{G.num_ws - 1} for this network, got {styles[-1]}")
 
 
 def check_grid(G: torch.nn.Module, rows: Sequence[int], columns: Sequence[int]) -> None:
     """ValueError if the grid of all images would be too large for the memory and for image viewers."""
     _, height, width = image_shape(G)
     if (len(rows) + 1) * (len(columns) + 1) * height * width > MAX_PIXELS:
-        raise ValueError(f"a style mixing grid may have at most {MAX_PIXELS} pixels, got {len(rows)} rows and "
-                         f"{len(columns)} columns of {width}x{height}")
+        raise UserError(f"a style mixing grid may have at most {MAX_PIXELS} pixels, got {len(rows)} rows and "
+                        f"{len(columns)} columns of {width}x{height}")
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from training.images.generation import class_to_label, device_of, image_of_seed, series_name
 from training.images.pictures import draw_labelled_grid
 
@@ -22,9 +23,9 @@ def parse_psis(text: str, num_seeds: int) -> list[float]:
     except ValueError:
         psis = []
     if not psis or not all(map(math.isfinite, psis)):
-        raise ValueError(f"truncation values must look like 0.5,0.7,1, got {text!r}")
+        raise UserError(f"truncation values must look like 0.5,0.7,1, got {text!r}")
     if num_seeds * len(psis) > MAX_CELLS:
-        raise ValueError(f"a truncation grid may have at most {MAX_CELLS} images, got {num_seeds} x {len(psis)}")
+        raise UserError(f"a truncation grid may have at most {MAX_CELLS} images, got {num_seeds} x {len(psis)}")
     return psis
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, features
 
 import dnnlib
+from dnnlib.util import UserError
 from training.images.pictures import enlarge, to_rgb
 
 MIN_SIDE = 256   # smaller frames are enlarged: players would blur them, and H.264 would mix their colours
@@ -40,7 +41,7 @@ def choose_format() -> FilmFormat:
         except OSError:   # built without H.264, or not for this machine
             continue
     if not features.check("webp"):
-        raise ValueError("a film needs ffmpeg (pip install imageio-ffmpeg) or a Pillow with WebP, and here is neither")
+        raise UserError("a film needs ffmpeg (pip install imageio-ffmpeg) or a Pillow with WebP, and here is neither")
     note = "no ffmpeg with H.264 was found, so films become animated WebP; pip install imageio-ffmpeg gives MP4"
     return FilmFormat(".webp", None, note)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dnnlib import EasyDict
+from dnnlib.util import UserError
 from training.plugins import import_cfgs
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ _extensions: dict[str, CfgExtension] = {}
 def register_cfg(extension: CfgExtension) -> None:
     """Offer another `--cfg`. Registering a name again replaces it, so that reloading a plugin does no harm."""
     if extension.name == "auto" or extension.name in CFG_TABLE:
-        raise ValueError(f"a plugin cannot replace the built-in cfg {extension.name}")
+        raise UserError(f"a plugin cannot replace the built-in cfg {extension.name}")
     _extensions[extension.name] = extension
 
 

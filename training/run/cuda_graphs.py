@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
+from dnnlib.util import UserError
 from training.loss import Loss
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # real_img, real_c, gen_z, gen_c
@@ -67,7 +68,7 @@ class GraphedLoss(Loss):
             grads = [(param, param.grad) for param in self.params if param.grad is not None]
         except RuntimeError as err:
             cause = err.__context__ or err  # ending a capture that broke raises an error of its own
-            raise ValueError(f"phase {phase} cannot be a CUDA graph: {str(cause).splitlines()[0]}") from err
+            raise UserError(f"phase {phase} cannot be a CUDA graph: {str(cause).splitlines()[0]}") from err
         finally:
             for param, grad in zip(self.params, earlier):
                 param.grad = grad

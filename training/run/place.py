@@ -6,6 +6,8 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
+from dnnlib.util import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -21,7 +23,7 @@ class Place:
         for name, value, limit in [("RANK", self.rank, self.num_processes),
                                    ("LOCAL_RANK", self.local_rank, self.local_size)]:
             if not 0 <= value < limit:
-                raise ValueError(f"{name} in the environment must be from 0 to {limit - 1}, got {value}")
+                raise UserError(f"{name} in the environment must be from 0 to {limit - 1}, got {value}")
 
 
 def launched_place(environ: Mapping[str, str] = os.environ) -> Place | None:
@@ -33,6 +35,6 @@ def launched_place(environ: Mapping[str, str] = os.environ) -> Place | None:
     try:
         given = {field: int(environ[name]) for field, name in names.items() if name in environ}
     except ValueError as err:
-        raise ValueError(f"{', '.join(names.values())} in the environment must be whole numbers: {err}") from err
+        raise UserError(f"{', '.join(names.values())} in the environment must be whole numbers: {err}") from err
     given.setdefault("local_size", given.get("local_rank", 0) + 1)
     return Place(**given)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from dnnlib.util import UserError
 from torch_utils import devices, training_stats
 from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
@@ -37,7 +38,7 @@ def choose_device(place: Place, on_cpu: bool) -> torch.device:
     """The GPU of a process, or the CPU. Raises ValueError if this machine has fewer GPUs than processes."""
     device, count = devices.choose_device(on_cpu=on_cpu), torch.cuda.device_count()
     if device.type == "cuda" and place.local_size > count:
-        raise ValueError(f"--gpus must be at most {count}, the number of GPUs of this machine, got {place.local_size}")
+        raise UserError(f"--gpus must be at most {count}, the number of GPUs of this machine, got {place.local_size}")
     return devices.choose_device(device, index=place.local_rank)
 
 
@@ -135,8 +136,8 @@ def run(job: Job, num_processes: int, argument: Any, on_cpu: bool = False) -> No
         start(job, num_processes, argument, on_cpu)
         return
     if num_processes not in (1, place.num_processes):
-        raise ValueError(f"--gpus must be 0 for the CPU or {place.num_processes}, the number of processes that were "
-                         f"launched, got {num_processes}")
+        raise UserError(f"--gpus must be 0 for the CPU or {place.num_processes}, the number of processes that were "
+                        f"launched, got {num_processes}")
     with connected(place, choose_device(place, on_cpu)):
         job(place, argument)
     if place.num_processes > 1:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils import misc
 from training.run.step import TrainingState
 
@@ -100,11 +101,11 @@ def copy_to_cpu(tree: Any) -> Any:
 def copy_tensors(source: Mapping[str, torch.Tensor], dest: Mapping[str, torch.Tensor], prefix: str) -> None:
     """Copy values in place. Raises ValueError unless names and shapes agree."""
     for name in sorted(source.keys() ^ dest.keys()):
-        raise ValueError(f"the saved state is that of another run: only one of both has {prefix}{name}")
+        raise UserError(f"the saved state is that of another run: only one of both has {prefix}{name}")
     for name, tensor in dest.items():
         if source[name].shape != tensor.shape:
-            raise ValueError(f"the saved state is that of another run: {prefix}{name} has shape "
-                             f"{list(source[name].shape)} there and {list(tensor.shape)} here")
+            raise UserError(f"the saved state is that of another run: {prefix}{name} has shape "
+                            f"{list(source[name].shape)} there and {list(tensor.shape)} here")
         tensor.copy_(source[name])
 
 
@@ -126,9 +127,9 @@ def load(path: str) -> dict[str, Any]:
             saved = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as err:  # a damaged archive raises nearly anything
             reason = str(err).strip().splitlines() or [type(err).__name__]
-            raise ValueError(f"{path} is damaged or no training state: {reason[0]}") from err
+            raise UserError(f"{path} is damaged or no training state: {reason[0]}") from err
     if not isinstance(saved, dict) or saved.get("version") != VERSION:
-        raise ValueError(f"{path} must be a training state of version {VERSION}")
+        raise UserError(f"{path} must be a training state of version {VERSION}")
     return saved
 
 

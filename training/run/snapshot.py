@@ -14,6 +14,7 @@ import PIL.Image
 import torch
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils import misc
 from training.dataset import Dataset
 from training.network_files import frozen_copy, load_networks
@@ -81,8 +82,8 @@ def save_image_grid(
     pixels = np.rint((np.asarray(img, dtype=np.float32) - low) * (255 / (high - low)))
     num, channels, height, width = pixels.shape
     if num != columns * rows or channels not in (1, 3, 4):
-        raise ValueError(f"a grid of {columns}x{rows} needs {columns * rows} images of 1, 3 or 4 channels, "
-                         f"got shape {list(pixels.shape)}")
+        raise UserError(f"a grid of {columns}x{rows} needs {columns * rows} images of 1, 3 or 4 channels, "
+                        f"got shape {list(pixels.shape)}")
     grid = pixels.clip(0, 255).astype(np.uint8).reshape(rows, columns, channels, height, width)
     grid = grid.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     image = PIL.Image.fromarray(grid[:, :, 0] if channels == 1 else grid)
@@ -127,7 +128,7 @@ def crop_grid(
         return grid_size, indices
     columns, rows = (min(size, limit) for size, limit in zip(grid_size, largest))
     if columns < 1 or rows < 1:
-        raise ValueError(f"the preview grid must have at least one column and row, got {largest[0]}x{largest[1]}")
+        raise UserError(f"the preview grid must have at least one column and row, got {largest[0]}x{largest[1]}")
     return (columns, rows), indices.reshape(grid_size[1], grid_size[0])[:rows, :columns].ravel()
 
 
@@ -163,12 +164,12 @@ def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], tr
     snapshot = load_networks(resume_pkl, trust=trust)
     for name, network in networks.items():
         if snapshot[name] is None:
-            raise ValueError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
+            raise UserError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
         theirs, ours = network_architecture(snapshot[name]), network_architecture(network)
         # Many tensors would fit by name and shape, but they have learned to work with others.
         if None not in (theirs, ours) and theirs != ours:
-            raise ValueError(f"{os.path.basename(resume_pkl)} does not fit this run: {name} must have the architecture "
-                             f"{ours}, it has {theirs}; --{name[0].lower()}-arch={theirs} goes with it")
+            raise UserError(f"{os.path.basename(resume_pkl)} does not fit this run: {name} must have the architecture "
+                            f"{ours}, it has {theirs}; --{name[0].lower()}-arch={theirs} goes with it")
     differences = cfgs.take_over(snapshot, networks)
     if differences is not None:
         print(f"Transferred from {resume_pkl}; {len(differences)} tensors differ:")
@@ -179,4 +180,4 @@ def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], tr
         try:
             misc.copy_params_and_buffers(snapshot[name], network, require_all=False)
         except ValueError as err:
-            raise ValueError(f"{os.path.basename(resume_pkl)} does not fit this run: {name}.{err}") from err
+            raise UserError(f"{os.path.basename(resume_pkl)} does not fit this run: {name}.{err}") from err

@@ -21,6 +21,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import dnnlib
+from dnnlib.util import UserError
 from torch_utils import misc, training_stats
 from training.loss import Loss
 from training.run.batches import TrainingData
@@ -89,7 +90,7 @@ class AdaController:
         kimg: float = 500,              # thousands of images in which p may go from 0 to 1
     ):
         if interval < 1 or kimg <= 0:
-            raise ValueError(f"ada_interval must be at least 1 and ada_kimg above 0, got {interval} and {kimg}")
+            raise UserError(f"ada_interval must be at least 1 and ada_kimg above 0, got {interval} and {kimg}")
         self.augment_pipe = augment_pipe
         self.target = target
         self.interval = interval
@@ -152,8 +153,8 @@ def train_step(state: TrainingState, data: TrainingData, options: StepOptions) -
     if state.ada is not None:
         state.ada.update(state.batch_idx)
     if state.skipped_in_a_row >= MOST_SKIPPED_STEPS:
-        raise ValueError(f"losses or gradients must be finite, they were not in {state.skipped_in_a_row} steps in a "
-                         f"row, the last at {state.cur_nimg / 1000:.1f} kimg")
+        raise UserError(f"losses or gradients must be finite, they were not in {state.skipped_in_a_row} steps in a "
+                        f"row, the last at {state.cur_nimg / 1000:.1f} kimg")
 
 
 def seed_draws(random_seed: int, nimg: int, purpose: int, index: int) -> None:
@@ -298,7 +299,7 @@ def make_phases(
         ("D", D, D_opt_kwargs, D_reg_interval),
     ]:
         if interval is not None and interval < 1:
-            raise ValueError(f"{name}_reg_interval must be at least 1 or None, got {interval}")
+            raise UserError(f"{name}_reg_interval must be at least 1 or None, got {interval}")
         opt = make_optimizer(module, opt_kwargs, 1.0 if interval is None else interval / (interval + 1))
         intervals = {"both": 1} if interval is None else {"main": 1, "reg": interval}
         phases += [Phase(name + kind, module, opt, every, PhaseTimer(device)) for kind, every in intervals.items()]

@@ -71,7 +71,7 @@ class WandbTracker:
                 name=name, dir=run_dir, id=wandb_run_id(run_dir), resume="allow", config=options)
         except wandb.Error as err:  # no key, no network, a project that may not be written
             reason = " ".join(str(err).split()).rstrip(".")
-            raise ValueError(f"--log=wandb: {reason}; WANDB_MODE=offline needs no account") from err
+            raise UserError(f"--log=wandb: {reason}; WANDB_MODE=offline needs no account") from err
         self._run.define_metric("*", step_metric="Progress/kimg")
 
     def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
