@@ -6,15 +6,14 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from dnnlib.util import format_time, open_atomic, printable
+from dnnlib.terminal import ProgressLine
+from dnnlib.util import open_atomic, printable
 from training.cli import Command
 from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
 from training.data.dataset_conversion import ConversionSummary, convert_dataset
@@ -111,8 +110,8 @@ def main(
         width, height = resolution
     channels = None if force_channels is None else int(force_channels)
     options = ConversionOptions(width=width, height=height, force_channels=channels, **others)
-    with interrupted_when_terminated(), progress_line() as progress:
-        summary = convert_dataset(source, dest, options, progress)
+    with interrupted_when_terminated(), ProgressLine() as line:
+        summary = convert_dataset(source, dest, options, line.update)
     click.echo(describe_summary(summary, dest))
     for line in describe_classes(summary) + report_skipped(summary, dest) + report_others(summary):
         click.echo(line)
@@ -137,31 +136,6 @@ def interrupted_when_terminated() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def progress_line() -> Iterator[Callable[[int, int], None] | None]:
-    """Callback that keeps a line of the terminal up to date, ten times a second; the line is gone at the end.
-
-    None where stderr is no terminal.
-    """
-    if sys.stderr is None or not sys.stderr.isatty():   # closed, or no terminal
-        yield None
-        return
-    start = shown = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown > 0.1:
-            shown, speed = now, done / (now - start)
-            left = format_time((total - done) / speed)
-            click.echo(f"\r{done}/{total} images   {speed:.0f} images/s   {left} left\033[K", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r\033[K", nl=False, err=True)
 
 
 def describe_summary(summary: ConversionSummary, dest: str) -> str:

@@ -192,7 +192,8 @@ def render_film(o: Options) -> Iterator[str]:
     G = o.load()
     frames = interpolation.interpolation_frames(G, path, usable_class(G, o.class_idx), o.trunc, o.noise_mode)
     with progress_bar("Saving the film", path.num_frames) as bar:
-        yield interpolation.save_interpolation(frames, path, o.fps, o.outdir, film_format, lambda: bar.update(1))
+        saved = interpolation.save_interpolation(frames, path, o.fps, o.outdir, film_format, bar.step)
+    yield saved
 
 
 def render_truncation_grid(o: Options) -> Iterator[str]:

@@ -87,8 +87,8 @@ def main(
 
     img = projection_files.to_tensor(pixels, torch_device)
     distance: Distance = projection.PixelDistance(img) if vgg16 is None else projection.PerceptualDistance(img, vgg16)
-    with progress_bar("Searching", num_steps) as bar:
-        found = projection.fit(G, img, distance, options, label, on_step=lambda value: bar.update(1, value))
+    with progress_bar("Searching", num_steps, "steps") as bar:
+        found = projection.fit(G, img, distance, options, label, on_step=lambda value: bar.step(f"{value:.4g}"))
     for path in projection_files.save_image_and_latents(G, found, outdir):
         click.echo(path)
     click.echo(f"{distance.name}: {found.start_distance:.4g} at the start ({found.start}), {found.distance:.4g} now")
@@ -118,7 +118,7 @@ def save_film(
 
     try:
         with progress_bar("Saving the film", len(found.ws)) as bar:
-            path = save_search_film(G, found, target, outdir, film_format, on_frame=lambda: bar.update(1))
+            path = save_search_film(G, found, target, outdir, film_format, on_frame=bar.step)
         click.echo(path)
     except OSError as err:
         click.echo(f"Warning: no film was saved: {err}", err=True)

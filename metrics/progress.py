@@ -1,15 +1,15 @@
-"""The live line of a long computation: items done, items per second, time left."""
+"""How far a metric is: for a person on stderr, for a caller by a callback."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 
-import dnnlib
+from dnnlib.terminal import ProgressLine
 
-REDRAW_SECONDS = 0.2   # on a terminal, where the line replaces itself
-LOG_SECONDS = 10.0     # elsewhere, where every update is a line of its own
+LOG_SECONDS = 10.0   # where there is no terminal, and every update is a line of its own
 
 
 class ProgressMonitor:
@@ -22,7 +22,7 @@ class ProgressMonitor:
         self,
         tag: str | None = None,            # what is being done; nothing is printed without it
         num_items: int | None = None,
-        flush_interval: int | None = 1000,   # report to `progress_fn` every so many items; None: only at the end
+        flush_interval: int | None = 1000,   # items between two calls of `progress_fn`; None: only at the end
         verbose: bool = False,
         progress_fn: Callable[[int, int], None] | None = None,
         pfn_lo: float = 0,
@@ -37,8 +37,8 @@ class ProgressMonitor:
         self.pfn_lo = pfn_lo
         self.pfn_hi = pfn_hi
         self.pfn_total = pfn_total
-        self.start_time = time.monotonic()
-        self._printed_at = self.start_time
+        self._line = ProgressLine(f"{tag or '':<18}", num_items)
+        self._printed_at = time.perf_counter()
         self._reported = 0
         if progress_fn is not None:
             progress_fn(round(pfn_lo), pfn_total)
@@ -52,22 +52,19 @@ class ProgressMonitor:
             self.progress_fn(round(position), self.pfn_total)
             self._reported = cur_items
         if self.verbose and self.tag is not None:
-            self._print(cur_items, done)
+            self._line.update(cur_items)
+            if done:
+                self._line.clear()
+            self._print_line(done)
 
-    def _print(self, cur_items: int, done: bool) -> None:
-        now = time.monotonic()
-        live = sys.stderr.isatty()
-        if not done and now - self._printed_at < (REDRAW_SECONDS if live else LOG_SECONDS):
-            return
-        self._printed_at = now
-        line = f"{self.tag:<22}" + describe_progress(cur_items, self.num_items, now - self.start_time)
-        if live:
-            # Erase to the end of the line: the one before may have been longer.
-            line = f"\r{line}\x1b[K" + ("\n" if done else "")
-        else:
-            line += "\n"
-        sys.stderr.write(line)
-        sys.stderr.flush()
+    def _print_line(self, done: bool) -> None:
+        """A line that stays: at the end, and where there is no terminal also now and then."""
+        now = time.perf_counter()
+        if done or (not self._line.is_live and now - self._printed_at >= LOG_SECONDS):
+            self._printed_at = now
+            with contextlib.suppress(OSError, ValueError, AttributeError):   # stderr is closed, or there is none
+                sys.stderr.write(self._line.text() + "\n")
+                sys.stderr.flush()
 
     def sub(
         self,
@@ -83,15 +80,3 @@ class ProgressMonitor:
             tag=tag, num_items=num_items, flush_interval=flush_interval, verbose=self.verbose,
             progress_fn=self.progress_fn, pfn_lo=self.pfn_lo + span * rel_lo, pfn_hi=self.pfn_lo + span * rel_hi,
             pfn_total=self.pfn_total)
-
-
-def describe_progress(cur_items: int, num_items: int | None, seconds: float) -> str:
-    """`1000/5000   31.2 images/s   2m 08s left`, or the total time at the end."""
-    rate = cur_items / max(seconds, 1e-9)
-    if num_items is None:
-        return f"{cur_items}   {rate:.1f} images/s"
-    if cur_items >= num_items:
-        return f"{num_items}/{num_items}   {rate:.1f} images/s   took {dnnlib.util.format_time(seconds)}"
-    left = (num_items - cur_items) / max(rate, 1e-9)
-    left_text = f"{dnnlib.util.format_time(left)} left" if cur_items else "starting"
-    return f"{cur_items}/{num_items}   {rate:.1f} images/s   {left_text}"

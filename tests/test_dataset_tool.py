@@ -21,7 +21,6 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-import dataset_tool
 from dataset_tool import main
 from training.data import dataset_conversion
 from training.data.castles import draw_castle
@@ -610,26 +609,6 @@ def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         convert_dataset(folder(tmp_path / "in", photos()), str(tmp_path / "out"))
     assert sorted(os.listdir(tmp_path)) == ["in", "out"] and os.listdir(tmp_path / "out") == []
-
-
-def test_progress_on_a_terminal_is_one_line_that_goes_away(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    clock = iter([0, 0.05, 2, 2.01, 4])
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(dataset_tool.time, "monotonic", lambda: next(clock))
-    with dataset_tool.progress_line() as show:
-        for done in (1, 20, 21, 40):
-            show(done, 100)
-    clear = "\033[K"   # what is left of a longer line before
-    assert terminal.getvalue().split("\r") == [
-        "", f"20/100 images   10 images/s   8s left{clear}", f"40/100 images   10 images/s   6s left{clear}", clear]
-
-
-def test_there_is_no_progress_line_where_there_is_no_terminal(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with dataset_tool.progress_line() as show:
-        assert show is None
 
 
 def test_progress_counts_up_to_the_total(tmp_path):

@@ -1,16 +1,18 @@
-"""training.run.live_line: progress at the bottom of the terminal."""
+"""dnnlib.terminal and training.run.live_line: progress at the bottom of the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import pytest
 
 import dnnlib
-from training.run.live_line import LiveLine, find_terminal
+from dnnlib.terminal import ProgressLine, describe_progress
+from metrics.progress import ProgressMonitor
+from training.run.live_line import LiveLine
 
 
 class Terminal(io.StringIO):
@@ -105,7 +107,63 @@ def test_an_error_gets_a_line_of_its_own(terminal):
 
 
 def test_without_a_terminal_nothing_is_written(capsys):
-    assert find_terminal() is None
-    with LiveLine(1000) as live:
+    with LiveLine(1000) as live, ProgressLine(total=3) as line:
         live.update(10)
-    assert capsys.readouterr().out == ""
+        line.update(1)
+        assert not live.is_live and not line.is_live
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_progress_line_shows_what_is_done_how_fast_and_for_how_long(terminal, clock):
+    with redirect_stderr(terminal), ProgressLine("Searching", 100, "steps") as line:
+        clock.now += 2
+        line.update(19)
+        line.step("0.25")   # too soon to be shown
+        assert terminal.screen() == ["Searching   19/100   9.5 steps/s   9s left"]
+        clock.now += 2
+        line.step("0.125")
+        assert terminal.screen() == ["Searching   21/100   5.2 steps/s   15s left   0.125"]
+    assert terminal.screen() == [""]
+
+
+def test_progress_tells_the_total_time_at_the_end():
+    assert describe_progress(100, 400, seconds=10) == "100/400   10.0 images/s   30s left"
+    assert describe_progress(400, 400, seconds=40) == "400/400   10.0 images/s   took 40s"
+
+
+def test_the_line_of_a_metric_that_is_done_stays(terminal, clock):
+    with redirect_stderr(terminal):
+        monitor = ProgressMonitor(verbose=True).sub(tag="features", num_items=20)
+        for done in (10, 20):
+            clock.now += 5
+            monitor.update(done)
+    assert terminal.screen() == ["features             20/20   2.0 images/s   took 10s", ""]
+
+
+def test_metrics_leave_no_control_characters_in_a_log_file(terminal, clock, tmp_path):
+    with redirect_stdout(terminal), redirect_stderr(terminal), dnnlib.util.Logger(str(tmp_path / "log.txt")):
+        monitor = ProgressMonitor(verbose=True).sub(tag="features", num_items=20)
+        for done in (10, 20):
+            clock.now += 5
+            monitor.update(done)
+    assert (tmp_path / "log.txt").read_text() == "features             20/20   2.0 images/s   took 10s\n"
+
+
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_a_closed_terminal_ends_nothing(terminal, monkeypatch, stream):
+    if stream == "closed":
+        terminal.close()
+    monkeypatch.setattr("sys.stderr", None if stream is None else terminal)
+    with ProgressLine(total=2) as line:
+        line.step()
+    ProgressMonitor(verbose=True).sub(tag="features", num_items=1).update(1)
+
+
+def test_a_terminal_that_goes_away_ends_nothing(terminal, clock):
+    with redirect_stderr(terminal), ProgressLine(total=2) as line:
+        clock.now += 1
+        line.step()
+        terminal.close()
+        clock.now += 1
+        line.step()
+    assert not line.is_live

@@ -20,7 +20,7 @@ from peak_memory import STATUS
 
 import dnnlib
 from metrics import content_hash, detectors, frechet_inception_distance, metric_utils, sampling
-from metrics.progress import ProgressMonitor, describe_progress
+from metrics.progress import ProgressMonitor
 
 CPU = torch.device("cpu")
 URL = "builtin:thumbnail"
@@ -388,11 +388,6 @@ def test_progress_of_parts_adds_up_to_the_whole():
         for items in (4, 5, 9, 10):
             part.update(items)
     assert seen == [(0, 1000), (0, 1000), (500, 1000), (250, 1000), (500, 1000), (750, 1000), (1000, 1000)]
-
-
-def test_progress_line_tells_rate_and_time_left():
-    assert describe_progress(100, 400, seconds=10) == "100/400   10.0 images/s   30s left"
-    assert describe_progress(400, 400, seconds=40) == "400/400   10.0 images/s   took 40s"
 
 
 def test_a_silent_monitor_prints_nothing_and_a_loud_one_to_stderr(capsys):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dnnlib.terminal import ProgressLine
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +48,9 @@ def choose_film_format() -> FilmFormat:
     return film_format
 
 
-def progress_bar(label: str, length: int) -> Any:
-    """On a terminal, a bar with the time left and the number handed to `update`; elsewhere the label alone."""
-    def show(number: float | None) -> str:
-        return "" if number is None else f"{number:.4g}"
-
-    return click.progressbar(length=length, label=label, item_show_func=show, file=sys.stderr)
+def progress_bar(label: str, length: int, unit: str = "frames") -> ProgressLine:
+    """A line on the terminal to `step`; elsewhere the label alone is printed."""
+    line = ProgressLine(label, length, unit)
+    if not line.is_live:
+        click.echo(label, err=True)
+    return line

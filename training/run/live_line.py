@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from typing import TextIO
 
-import dnnlib
+from dnnlib.terminal import TerminalLine
+from dnnlib.util import format_time
 
 
-class LiveLine:
-    """A line at the bottom of the terminal that is rewritten twice a second: progress, speed and time left.
+class LiveLine(TerminalLine):
+    """Progress, speed and time left, rewritten twice a second. The speed is that of the recent past, without pauses."""
 
-    Only for terminals: it goes past the log file, and where stdout is no terminal nothing is written. Use it in a
-    `with` statement, so that an error message gets a line of its own.
-    """
-
-    def __init__(self, total_nimg: int, enabled: bool = True, period: float = 0.5, half_life: float = 10):
-        self._terminal = find_terminal() if enabled else None
+    def __init__(self, total_nimg: int, enabled: bool = True, half_life: float = 10):
+        super().__init__(sys.stdout if enabled else None, period=0.5)
         self._total_nimg = total_nimg
-        self._period = period        # seconds between two updates
-        self._half_life = half_life  # seconds after which a measurement of the speed counts half
-        self._width = 0              # characters to clear
-        self._shown = 0.0            # when the line was last written
+        self._half_life = half_life          # seconds after which a measurement of the speed counts half
         self._nimg = 0
         self._images = self._seconds = 0.0   # of the recent past, for the speed
         self._last = time.perf_counter()
-
-    def __enter__(self) -> LiveLine:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.clear()
 
     def resume(self, nimg: int) -> None:
         """Training goes on after a pause that does not count towards the speed."""
@@ -46,9 +32,8 @@ class LiveLine:
         self._images = self._images * forget + (nimg - self._nimg)
         self._seconds = self._seconds * forget + (now - self._last)
         self._nimg, self._last = nimg, now
-        if self._terminal is not None and now - self._shown >= self._period:
-            self._shown = now
-            self._write(self._terminal, self.text())
+        if self.is_due():
+            self.show(self.text())
 
     def text(self) -> str:
         """Progress in thousands of images, images per second, time left."""
@@ -56,25 +41,5 @@ class LiveLine:
         done = f"kimg {self._nimg / 1000:.1f}/{self._total_nimg / 1000:g}"
         if speed == 0:
             return done
-        left = dnnlib.util.format_time(max(self._total_nimg - self._nimg, 0) / speed)
+        left = format_time(max(self._total_nimg - self._nimg, 0) / speed)
         return f"{done}   {speed:.3g} images/s   {left} left"
-
-    def clear(self) -> None:
-        """Make room for lines that stay."""
-        if self._terminal is not None and self._width > 0:
-            self._write(self._terminal, "")
-            self._width = 0
-
-    def _write(self, terminal: TextIO, text: str) -> None:
-        text = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be taken back
-        terminal.write("\r" + " " * self._width + "\r" + text)
-        terminal.flush()
-        self._width = len(text)
-
-
-def find_terminal() -> TextIO | None:
-    """The terminal that stdout writes to, also behind a `dnnlib.util.Logger`; None if there is none."""
-    stream = sys.stdout
-    while isinstance(stream, dnnlib.util.Logger):
-        stream = stream.console
-    return stream if stream is not None and stream.isatty() else None
