@@ -13,6 +13,15 @@ def to_uint8(img: torch.Tensor) -> torch.Tensor:
     return (img * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
+def check_picture(img: torch.Tensor) -> None:
+    """Raise ValueError unless an image [..., C, H, W] can be written to a file: gray, RGB or RGBA, of numbers."""
+    if img.shape[-3] not in (1, 3, 4):
+        raise ValueError(f"pictures have 1, 3 or 4 channels, the network makes {img.shape[-3]}")
+    if not img.isfinite().all():
+        raise ValueError("the network makes pixels that are not numbers (NaN or infinite): its weights are damaged, or "
+                         "its training diverged")
+
+
 def to_three_channels(img: torch.Tensor) -> torch.Tensor:
     """What a detector sees of images in 0..255: gray as three equal channels, transparency as white. [N, 3, H, W]"""
     if img.shape[1] == 1:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import click.testing
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 
 import generate
+from dnnlib.util import UserError
 from metrics import sampling
 from ssn_plugin.networks import SSNGenerator
 from training.images import generation
@@ -352,6 +355,39 @@ def test_another_edit_of_the_same_image_gets_files_of_its_own(folder, tmp_path):
     assert {name.replace("seed0003", "seed0003-2") for name in first} == both.keys() - first.keys()
     run_ok(*common, "--resample-block=0,0")
     assert digests(tmp_path) == both
+
+
+@pytest.mark.parametrize("options", [
+    "--seeds=1", "--seeds=1 --resample-block=0", "--seeds=1,2 --interpolate=2", "--seeds=1 --trunc-grid=0.5",
+])
+@pytest.mark.parametrize("kind, message", [("nan", "not numbers"), ("five", "pictures have 1, 3 or 4 channels")])
+def test_a_network_that_makes_no_pictures_is_refused_before_the_first_file(kind, message, options, folder, tmp_path):
+    if kind == "nan":
+        G = load(folder / "ssn.pkl")
+        G.synthesis.b16.conv1.bias[3] = float("nan")
+    else:
+        sizes = dict(mapping_kwargs=dict(num_layers=2), synthesis_kwargs=SMALL)
+        G = SSNGenerator(4, 0, 4, 16, 5, block_grid=[[4, 4]], **sizes)
+    network = save_network(tmp_path / "net.pkl", G)
+    result = run("--network", network, *options.split(), "--outdir", tmp_path / "out")
+    assert result.exit_code == 2 and result.output.count("Error") == 1, result.output
+    assert message in result.output.splitlines()[-1]
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_damage_in_a_file_of_latents_is_one_line(compression, tmp_path):
+    buffer, path = io.BytesIO(), tmp_path / "w.npz"
+    np.save(buffer, np.random.RandomState(0).randn(1, 6, 4))
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("w.npy", buffer.getvalue())
+    good = path.read_bytes()
+    for position in range(0, len(good), 3):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 0x21]) + good[position + 1:])
+        try:
+            assert generation.load_projected_w(path).dtype == np.float32
+        except UserError as err:
+            assert str(err).startswith(str(path)) and str(err).isprintable()
 
 
 REFUSALS = [

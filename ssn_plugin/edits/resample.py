@@ -316,7 +316,8 @@ def change(before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> t
 
 
 def to_uint8(img: torch.Tensor) -> np.ndarray:
-    """[C, H, W] in -1..1 -> uint8 [H, W, C]"""
+    """[C, H, W] in -1..1 -> uint8 [H, W, C]. ValueError for what is no picture."""
+    pixels.check_picture(img)
     return pixels.to_uint8(img).permute(1, 2, 0).numpy()
 
 

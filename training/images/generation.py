@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from metrics import sampling
 from training.network_files import load_networks
 
 MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
+MAX_NPZ_BYTES = 2**30    # a projection with every noise map of a 1024x1024 network has 25 MB
 MAX_IMAGES = 1_000_000   # per run; a longer list is a slip of the keyboard
 
 
@@ -77,7 +77,12 @@ def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
 
 
 def to_uint8(img: torch.Tensor) -> np.ndarray:
-    """[N, C, H, W] in -1..1 -> uint8 [N, H, W, C], cut off rather than rounded."""
+    """[N, C, H, W] in -1..1 -> uint8 [N, H, W, C], cut off rather than rounded. UserError for what is no picture."""
+    if img.shape[1] not in (1, 3, 4):
+        raise UserError(f"pictures have 1, 3 or 4 channels, the network makes {img.shape[1]}")
+    if not img.isfinite().all():
+        raise UserError("the network makes pixels that are not numbers (NaN or infinite): its weights are damaged, or "
+                        "its training diverged")
     return sampling.to_uint8(img).permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -149,14 +154,20 @@ def load_projected_noise(G: torch.nn.Module, path: str | os.PathLike) -> dict[st
 
 
 def _load_arrays(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an npz file has, float32. ValueError if it is none or they are not numbers."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: np.asarray(data[name]) for name in names if name in data}
-    except (IndexError, AttributeError, TypeError):   # a single array, not a collection
-        return {}
-    except (ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise UserError(f"{path} is not a readable npz file") from err
+    """Those of the named arrays that an npz file has, float32. UserError if it is none or they are not numbers."""
+    with open(path, "rb") as file:
+        try:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):   # a single array, not a collection
+                return {}
+            unpacked = sum(member.file_size for member in data.zip.infolist())
+            arrays = {name: np.asarray(data[name]) for name in names if name in data and unpacked <= MAX_NPZ_BYTES}
+        except MemoryError:
+            raise
+        except Exception as err:   # damage shows as errors of zipfile, zlib, lzma, the parser of headers and others
+            raise UserError(f"{path} is not a readable npz file ({type(err).__name__})") from err
+    if unpacked > MAX_NPZ_BYTES:
+        raise UserError(f"{path} unpacks to {unpacked} bytes, the limit is {MAX_NPZ_BYTES}")
     for name, value in arrays.items():
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise UserError(f"{path}: {name} must hold finite floats, got {value.dtype}")
