@@ -43,12 +43,11 @@ from training.run.run_options import StepOptions
 from training.run.step import TrainingState, make_phases, train_step
 
 LAZY_CYCLE = 16  # steps after which all lazy regularisation has run
-PAIRS = dict(distortion_batch_shrink=SSNConfig.distortion_batch_shrink)
 TRAININGS: dict[str, dict[str, Any]] = {
     "StyleGAN2": {},
-    "SSN, lambda 0": dict(distortion_weight=0),
-    "SSN, lambda 100, interval 1": dict(distortion_weight=100, distortion_interval=1, **PAIRS),
-    "SSN, lambda 100, interval 4": dict(distortion_weight=100, distortion_interval=4, **PAIRS),
+    "SSN, lambda 0": SSNConfig(distortion_weight=0).kwargs("loss"),
+    "SSN, lambda 100, interval 1": SSNConfig(distortion_weight=100, distortion_interval=1).kwargs("loss"),
+    "SSN, lambda 100, interval 4": SSNConfig(distortion_weight=100, distortion_interval=4).kwargs("loss"),
 }
 
 

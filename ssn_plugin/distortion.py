@@ -55,13 +55,14 @@ def mean_inside_change(before: torch.Tensor, after: torch.Tensor, resampled: tor
 
 
 def diversity_reward(inside: torch.Tensor, cap: float, shape: str) -> torch.Tensor:
-    """What the diversity of a resampling earns, per image: `cap` from a diversity of `cap` on, and less below.
+    """What the diversity of a resampling earns, per image: `cap` where it reaches `cap` or more, otherwise less.
 
-    linear  min(diversity, cap). Diversity and distortion are both quadratic in the size of a block's change, so their
-            weighted difference has no balance but none and full: where locality is below lambda / mu, blocks die.
+    linear  min(diversity, cap). Diversity and distortion both grow with the square of a block's change, so no change in
+            between is best: where locality is below lambda / mu blocks do nothing, above it all they can up to the cap.
     log     cap * (1 + log((min(diversity, cap) / cap + f) / (1 + f))) with f = LOG_FLOOR. Every doubling earns the
-            same, about 0.7 of the cap, so that there is a balance, where lambda * distortion is about mu * cap. Zero at
-            a third of the cap, -2.9 caps for a block that does nothing; as steep as the linear reward at the cap.
+            same, about 0.7 of the cap, so there is a balance: where lambda * distortion is about mu * cap. The reward
+            is zero at a third of the cap, and -2.9 caps for a block that does nothing. At the cap it is about as steep
+            as the linear one.
 
     inside: [N], as `mean_inside_change` returns it.  Returns [N].
     """

@@ -11,10 +11,10 @@ import torch
 import dnnlib
 from ssn_plugin import distortion
 from ssn_plugin.block_grid import finest_grid, first_block
+from ssn_plugin.hosts.stylegan2_loss import StyleGAN2Loss, first_derivatives_only
 from ssn_plugin.networks import side_lengths
 from ssn_plugin.path_length import random_block_path_lengths
 from torch_utils import misc, training_stats
-from training.loss import StyleGAN2Loss
 
 # Measure of what changed outside the redrawn block: (before, after [N, C, H, W], resampled [N, H, W] bool) -> [N].
 OutsideChange = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -24,10 +24,10 @@ class DistortionLoss(StyleGAN2Loss):
     """Adds `lambda * E[D] - mu * E[R(D_in)]` to the generator's main phase.
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
-    style mixing nor truncation. G(z) is an image of the host's own pass, which the redrawn ones join, so that the term
-    costs no more than they do; the others of that pass have mixed styles as always. The block is uniform over the
-    finest grid: coarser ones hold what blocks share, so their redraw may change everything, and the single block of a
-    1x1 grid has no outside.
+    style mixing nor truncation. The redrawn images join the main pass, of which G(z) is a part, so that the term costs
+    no further pass; the other images of that pass have mixed styles as always. The block is uniform over the finest
+    grid: coarser ones hold what blocks share, so their redraw may change everything, and the single block of a 1x1 grid
+    has no outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
     `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
@@ -43,8 +43,10 @@ class DistortionLoss(StyleGAN2Loss):
     Over the first `distortion_warmup` thousand images lambda grows from 0. Blocks that are held still before they have
     learnt to show anything may never do so.
 
-    With another `pl_outside_weight` than 1, path length regularisation is that of single blocks, with so much more
-    weight outside them than inside, see `ssn_plugin.path_length`.
+    If `pl_outside_weight` is not 1, path length regularisation is that of single blocks, in which a pixel outside the
+    block weighs this many times one inside, see `ssn_plugin.path_length`.
+
+    The settings have no defaults here: those of the cfgs stand in `ssn_plugin.config`. The last two may be left out.
     """
 
     draws_on_device = False  # as in `training.loss.Loss`, which not every host has
@@ -55,16 +57,17 @@ class DistortionLoss(StyleGAN2Loss):
         G_mapping: torch.nn.Module,
         G_synthesis: torch.nn.Module,
         D: torch.nn.Module,
-        distortion_weight: float = 100,      # lambda; 0 switches the term off
-        distortion_warmup: float = 0,        # thousands of images over which lambda grows from 0, evenly
-        distortion_interval: int = 1,        # compute both terms at every k-th optimiser step only, with k-fold weight
-        distortion_reduction: str = "mean",  # over the pixels outside, or the "sum" of the means of the blocks outside
-        distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
-        distortion_batch_shrink: int = 2,    # redraw a block of 1/n of the batch, as pl_batch_shrink does
-        diversity_weight: float = 0,         # mu; 0 switches the reward off
-        diversity_cap: float = 0.3,          # tau: more change than this inside the block earns nothing
-        diversity_reward: str = "linear",    # shape of R below the cap: "linear" or "log"
+        *,
+        distortion_weight: float,            # lambda; 0 switches the term off
+        distortion_warmup: float,            # thousands of images over which lambda grows from 0, evenly
+        distortion_interval: int,            # compute both terms at every k-th optimiser step only, with k-fold weight
+        distortion_reduction: str,           # "mean" over the pixels outside, or "sum" of the means of blocks
+        distortion_batch_shrink: int,        # redraw a block of 1/n of the batch, as pl_batch_shrink does
+        diversity_weight: float,             # mu; 0 switches the reward off
+        diversity_cap: float,                # tau: more change than this inside the block earns nothing
+        diversity_reward: str,               # shape of R below the cap: "linear" or "log"
         pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
+        distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
@@ -80,8 +83,7 @@ class DistortionLoss(StyleGAN2Loss):
         self.block_pl_weight = 0.0
         if pl_outside_weight != 1:  # the host is to leave the term to this class
             self.block_pl_weight, self.pl_weight = self.pl_weight, 0
-        self.due_gain: float | None = None  # weight of the term in the main phase that is about to start; None: not due
-        self.main_steps = 0  # optimiser steps of the generator so far
+        self.main_steps = 0   # optimiser steps of the generator so far
         self.main_images = 0  # that they were made with, on all GPUs together
         grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
         self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
@@ -108,20 +110,35 @@ class DistortionLoss(StyleGAN2Loss):
         sync: bool,
         gain: float,
     ) -> None:
-        is_main = phase in ("Gmain", "Gboth")
-        with_lengths = phase in ("Greg", "Gboth") and self.block_pl_weight != 0
-        self.due_gain = gain * self.distortion_interval if is_main and self.pairs_due() else None
         # Only the last backward pass of a phase may synchronise gradients across GPUs.
-        super().accumulate_gradients(phase, real_img, real_c, gen_z, gen_c, sync and not with_lengths, gain)
-        if with_lengths:
+        with_block_lengths = phase in ("Greg", "Gboth") and self.block_pl_weight != 0
+        rest: str | None = phase
+        if phase in ("Gmain", "Gboth") and self.pairs_due():
+            rest = "Greg" if phase == "Gboth" else None
+            is_last = rest is None or (self.pl_weight == 0 and not with_block_lengths)
+            self.back_propagate_main(gen_z, gen_c, sync and is_last, gain)
+        if rest is not None:
+            super().accumulate_gradients(rest, real_img, real_c, gen_z, gen_c, sync and not with_block_lengths, gain)
+        if with_block_lengths:
             self.block_path_length(gen_z, gen_c, sync).mean().mul(gain).backward()
         self.count_part(phase, len(gen_z), sync)
 
-    def graph_key(self, phase: str) -> Hashable | None:
-        """Whether the term is due.
+    def back_propagate_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool, gain: float) -> None:
+        """The generator's main phase with the terms on blocks: one pass for all images, and one back."""
+        with first_derivatives_only():
+            img, redrawn_img, blocks = self.run_G_with_redraws(gen_z, gen_c, sync)
+            block_loss = self.block_loss(img[: len(blocks)], redrawn_img, blocks)
+            loss = self.generator_loss(img, gen_c).mean()
+            (loss * gain + block_loss * (gain * self.distortion_interval)).backward()
 
-        None where Python decides more: while lambda grows, in a distortion function of the user's, among the grids of
-        which one gives the path lengths, and in subclasses.
+    def state_dict(self) -> dict[str, Any]:
+        return dict(super().state_dict(), main_steps=self.main_steps, main_images=self.main_images)
+
+    def graph_key(self, phase: str) -> Hashable | None:
+        """Whether the terms on blocks are due.
+
+        None where Python decides more: while lambda grows, in a distortion function of the user's, where one of several
+        grids is drawn for the path lengths, and in subclasses.
         """
         if type(self) is not DistortionLoss or not self.has_work(phase):
             return None
@@ -138,17 +155,6 @@ class DistortionLoss(StyleGAN2Loss):
             self.main_images += num_images * num_processes()
             self.main_steps += sync  # after the last accumulation round an optimiser step follows
 
-    def run_G(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and their latents as from the host; in the first pass of a phase where the term is due, with it.
-
-        The term has no backward pass of its own: it rides along with the images to that of the host's loss.
-        """
-        if self.due_gain is None:
-            return super().run_G(z, c, sync)
-        gain, self.due_gain = self.due_gain, None
-        img, ws, redrawn_img, blocks = self.run_G_with_redraws(z, c, sync)
-        return AddLoss.apply(img, self.block_loss(img[: len(blocks)], redrawn_img, blocks) * gain), ws
-
     def block_loss(self, before: torch.Tensor, after: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         """lambda * E[D] - mu * E[R(D_in)] of pairs [n, C, H, W] with these blocks [n] redrawn, a number."""
         resampled = distortion.block_mask(blocks, self.block_grid, *before.shape[2:])
@@ -161,19 +167,12 @@ class DistortionLoss(StyleGAN2Loss):
         return (self.current_distortion_weight() * outside - self.diversity_weight * reward).mean()
 
     def block_path_length(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
-        """(length - running mean)^2 of one block per image, weighted, for a part of the batch; as the host's. [n]"""
+        """StyleGAN2's path length loss, of one block per image, for a part of the batch. [n]"""
         n = max(len(gen_z) // self.pl_batch_shrink, 1)
         img, ws = self.run_G(gen_z[:n], gen_c[:n], sync=sync)
         lengths = random_block_path_lengths(img, ws, unwrapped(self.G_synthesis).block_grid, self.pl_outside_weight)
-        # The new mean enters the penalty with its gradient; what is kept for the next step has none.
-        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
-        self.pl_mean.copy_(pl_mean.detach())
-        penalty = (lengths - pl_mean).square()
-        training_stats.report("Loss/pl_penalty", penalty)
-        loss = penalty * self.block_pl_weight
-        training_stats.report("Loss/G/reg", loss)
         # Distributed training waits for a gradient of every parameter, zero where the penalty has none.
-        return loss + img[:, 0, 0, 0] * 0
+        return self.path_length_loss(lengths, self.block_pl_weight) + img[:, 0, 0, 0] * 0
 
     def current_distortion_weight(self) -> float:
         """Lambda, or the share of it that warm-up has reached."""
@@ -187,11 +186,11 @@ class DistortionLoss(StyleGAN2Loss):
 
     def run_G_with_redraws(
         self, z: torch.Tensor, c: torch.Tensor, sync: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The host's pass over N latents, the first n of them without style mixing and once more with a block redrawn.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The generator's pass over N latents, the first n without style mixing and once more with a block redrawn.
 
-        Returns images [N, C, H, W] and their latents [N, L, w_dim], the redrawn images [n, C, H, W], which have the
-        noise maps and labels of the first n, and their blocks [n], numbered within the finest grid.
+        Returns images [N, C, H, W], the redrawn images [n, C, H, W], which have the noise maps and labels of the first
+        n, and their blocks [n], numbered within the finest grid.
         """
         n = max(len(z) // self.distortion_batch_shrink, 1)
         blocks = torch.randint(self.num_blocks, [n], device=z.device)
@@ -203,12 +202,13 @@ class DistortionLoss(StyleGAN2Loss):
             redrawn_ws = self.G_mapping(redrawn, c[:n], skip_w_avg_update=True)  # z counts towards the mean already
         with misc.ddp_sync(self.G_synthesis, sync):
             img = self.G_synthesis(torch.cat([ws, redrawn_ws]), noise=[torch.cat([x, x[:n]]) for x in noise])
-        return img[: len(z)], ws, img[len(z) :], blocks
+        return img[: len(z)], img[len(z) :], blocks
 
     def mix_styles_from(self, first: int, ws: torch.Tensor, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """StyleGAN2's style mixing of latents [N, L, w_dim], but for the samples before `first`.
+        """StyleGAN2's style mixing of latents [N, L, w_dim], except for the samples before `first`.
 
-        Written here since only some hosts have it apart from a whole `run_G`. Nothing is mixed in a pass of one sample.
+        The host mixes whole batches, some hosts only within `run_G`. This one also decides whether to mix before it
+        draws anything else.
         """
         num_ws = ws.shape[1]
         if first == len(ws) or num_ws < 2 or self.style_mixing_prob <= 0:
@@ -224,18 +224,6 @@ class DistortionLoss(StyleGAN2Loss):
         other = self.G_mapping(torch.randn_like(z[first:]), c[first:], skip_w_avg_update=True)
         mixed = torch.where(is_mixed[:, None], other, ws[first:])
         return torch.cat([ws[:first], mixed])
-
-
-class AddLoss(torch.autograd.Function):
-    """Images [N, C, H, W] unchanged, whose backward pass back-propagates a loss as well, of weight 1."""
-
-    @staticmethod
-    def forward(ctx: Any, img: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        return img.view_as(img)
-
-    @staticmethod
-    def backward(ctx: Any, img_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return img_grad, img_grad.new_ones([])
 
 
 def load_outside_change(name: str) -> OutsideChange:
@@ -257,10 +245,10 @@ def load_outside_change(name: str) -> OutsideChange:
 
 
 def num_processes() -> int:
-    """Of this distributed training; 1 where it is none."""
+    """Number of processes that train together; 1 where training is not distributed."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def unwrapped(module: torch.nn.Module) -> Any:
-    """The module itself where several GPUs train: their wrapper hides its attributes."""
+    """The module inside the wrapper of distributed training, which hides its attributes; or the module itself."""
     return getattr(module, "module", module)

@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 
+from ssn_plugin.config import SSNConfig
 from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
 from torch_utils import training_stats
@@ -115,8 +116,8 @@ def make_loss(kind: str, num_fp16_res: int) -> Any:
         G = networks.Generator(16, 0, 16, RESOLUTION, 3, synthesis_kwargs=width)
     D = networks.Discriminator(0, RESOLUTION, 3, **width)
     loss_class: Any = DistortionLoss if kind == "ssn" else StyleGAN2Loss
-    options = dict(distortion_weight=0) if kind == "ssn" else {}
-    loss = loss_class(torch.device("cpu"), G.mapping, G.synthesis, D, style_mixing_prob=0, **options)
+    options = SSNConfig(distortion_weight=0).kwargs("loss") if kind == "ssn" else {}
+    loss = loss_class(torch.device("cpu"), G.mapping, G.synthesis, D, **options | dict(style_mixing_prob=0))
     loss.modules = torch.nn.ModuleDict(dict(G=G, D=D)).train()
     return loss
 

@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import time
-import types
 import warnings
 
 import numpy as np
@@ -19,6 +18,7 @@ from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write
 import legacy
 from metrics import metric_main
 from training import training_loop
+from training.loss import StyleGAN2Loss
 from training.run import run_state, saving
 from training.run.batches import DataError
 from training.run.saving import BackgroundWriter, BestSnapshot
@@ -310,9 +310,15 @@ class LossThatBreaks:
         sum(param.square().sum() for param in module.parameters()).mul(factor).backward()
 
 
-def test_numbers_and_tensors_of_a_loss_are_part_of_the_state():
-    loss = types.SimpleNamespace(gamma=1.0, main_steps=7, pl_mean=torch.tensor(2.0), D=torch.nn.Linear(1, 1), name="x")
-    assert run_state.numbers_of(loss) == dict(gamma=1.0, main_steps=7, pl_mean=torch.tensor(2.0))
+def test_numbers_that_training_moves_in_a_loss_are_part_of_the_state_and_its_settings_are_not():
+    loss, other = (StyleGAN2Loss(torch.device("cpu"), None, None, None) for _ in range(2))
+    loss.pl_mean.fill_(2)
+    assert loss.state_dict() == dict(pl_mean=torch.tensor(2.0))
+    mean = other.pl_mean
+    other.load_state_dict(dict(loss.state_dict(), r1_gamma=99.0))  # states of earlier versions hold settings as well
+    assert mean == 2 and other.pl_mean is mean and other.r1_gamma != 99
+    with pytest.raises(ValueError, match="the saved state is that of another run: it has no loss.pl_mean"):
+        other.load_state_dict({})
 
 
 def test_anything_but_a_state_is_refused_in_one_line(tmp_path):

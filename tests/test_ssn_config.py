@@ -347,8 +347,8 @@ def test_a_real_generator_gives_no_distortion_where_nothing_is_redrawn(data, mon
     )
     z, c = torch.randn(8, G.z_dim), torch.zeros(8, 0)  # of which the term uses a quarter
     monkeypatch.setattr("ssn_plugin.distortion.redraw_one_block", lambda z, blocks, num_blocks: z)
-    img, _ws, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
+    img, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
     torch.testing.assert_close(redrawn_img, img[:2], rtol=0, atol=1e-4)
     monkeypatch.undo()
-    img, _ws, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
+    img, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
     assert ((redrawn_img - img[:2]).abs().amax(dim=[1, 2, 3]) > 0.01).all()

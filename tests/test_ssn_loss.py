@@ -6,8 +6,10 @@ The networks are fakes whose images can be worked out by hand: every latent numb
 import pytest
 import torch
 
+from ssn_plugin.config import SSNConfig
 from ssn_plugin.distortion import LOG_FLOOR, block_mask
-from ssn_plugin.loss import AddLoss, DistortionLoss
+from ssn_plugin.hosts.stylegan2_loss import ReferenceLoss
+from ssn_plugin.loss import DistortionLoss
 from torch_utils import training_stats
 from training.loss import StyleGAN2Loss
 
@@ -83,7 +85,9 @@ def one_block(monkeypatch):
 
 def make_loss(leak=0.5, wrap=lambda module: module, cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=wrap(Mapping()), G_synthesis=wrap(Synthesis(leak)), D=Indifferent())
-    kwargs = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0) | kwargs
+    settings = dict(distortion_weight=WEIGHT, distortion_batch_shrink=1, style_mixing_prob=0, pl_weight=0,
+                    diversity_reward="linear")
+    kwargs = SSNConfig().kwargs("loss") | settings | kwargs
     return cls(device=torch.device("cpu"), **networks, **kwargs)
 
 
@@ -322,11 +326,19 @@ def test_batch_shrink_redraws_a_part_of_the_batch_and_at_least_one_sample():
         assert len(loss.G_synthesis.images[-1]) == num + expected
 
 
-def test_half_the_batch_estimates_the_term_by_default():
-    loss = DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), style_mixing_prob=0)
+def test_a_part_of_the_batch_estimates_the_term():
+    loss = make_loss(distortion_batch_shrink=2)
     run_phase(loss, num=6)
     (host_z, host_c, _), (redrawn_z, redrawn_c, _) = loss.G_mapping.calls
     assert ((host_z[:3] != redrawn_z).sum(dim=1) == 1).all() and torch.equal(redrawn_c, host_c[:3])
+
+
+def test_no_setting_has_a_default_beside_that_of_the_cfg():
+    """What may be left out changes nothing then: options of older runs do not name it."""
+    with pytest.raises(TypeError) as caught:
+        DistortionLoss(torch.device("cpu"), Mapping(), Synthesis(), Indifferent())
+    named = {name for name in SSNConfig().kwargs("loss") if f"'{name}'" in str(caught.value)}
+    assert named == set(SSNConfig().kwargs("loss")) - {"pl_weight", "style_mixing_prob"}
 
 
 def test_the_term_takes_no_pass_of_its_own_and_the_discriminator_sees_none_of_its_images():
@@ -344,9 +356,9 @@ def test_styles_of_all_images_but_those_that_are_compared_are_mixed(draws_on_dev
     loss = make_loss(style_mixing_prob=1, distortion_batch_shrink=2)
     loss.draws_on_device = draws_on_device
     z, c = torch.randn(6, 4), torch.zeros(6, 0)
-    _img, ws, redrawn_img, _blocks = loss.run_G_with_redraws(z, c, sync=True)
+    ws = loss.mix_styles_from(3, loss.G_mapping(z, c), z, c)
     mixed = (ws != z[:, None]).all(dim=2)  # [N, L]
-    assert len(redrawn_img) == 3 and not mixed[:3].any()
+    assert not mixed[:3].any()
     cut = int((~mixed[3]).sum())  # one for the batch
     assert 1 <= cut < 3 and torch.equal(mixed[3:], (torch.arange(3) >= cut).expand(3, 3))
 
@@ -384,10 +396,36 @@ def test_a_part_that_a_graph_repeats_counts_like_any_other():
     assert (ran.main_images, ran.main_steps) == (repeated.main_images, repeated.main_steps) == (8, 1)
 
 
-def test_the_gradient_of_the_images_is_that_of_the_discriminator_and_of_the_term():
-    img, loss = torch.randn(2, 3, 4, 4, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-    (AddLoss.apply(img, loss * 5) * 3).sum().backward()
-    assert torch.equal(img.grad, torch.full_like(img, 3)) and loss.grad == 5
+def test_the_gradient_is_the_sum_of_those_of_the_discriminator_and_of_the_term():
+    gradients = []
+    for weight, strictness in [(WEIGHT, 0.0), (0, 3.0), (WEIGHT, 3.0), (0, 0.0)]:
+        torch.manual_seed(5)
+        loss = make_loss(distortion_weight=weight, diversity_weight=1.0)  # a reward: the same draws, whatever lambda
+        loss.D.gain.data.fill_(strictness)
+        run_phase(loss, gain=2.0)
+        gradients.append(loss.G_synthesis.leak.grad.item())
+    assert gradients[2] == pytest.approx(gradients[0] + gradients[1] - gradients[3], rel=1e-4)
+
+
+def test_terms_written_for_other_hosts_are_those_of_this_one_bit_for_bit():
+    results = []
+    for cls in (StyleGAN2Loss, ReferenceLoss):
+        loss = cls(torch.device("cpu"), Mapping(), Synthesis(), Indifferent())
+        loss.D.gain.data.fill_(2)
+        collector = training_stats.Collector(regex="Loss/.*", keep_previous=False)
+        numbers = torch.arange(12.0).reshape(1, 3, 2, 2)
+        terms = loss.generator_loss(numbers, None), loss.path_length_loss(torch.tensor([1.0, 3.0]), 2.0)
+        collector.update()
+        results.append([*[term.tolist() for term in terms], loss.pl_mean.item(), collector.as_dict()])
+    assert results[0] == results[1]
+
+
+def test_training_moves_the_counters_and_the_mean_path_length():
+    loss, other = make_loss(), make_loss()
+    run_phase(loss, num=5)
+    assert loss.state_dict() == dict(pl_mean=torch.tensor(0.0), main_steps=1, main_images=5)
+    other.load_state_dict(dict(loss.state_dict(), distortion_weight=1.0))  # earlier versions saved settings as well
+    assert other.state_dict() == loss.state_dict() and other.distortion_weight == WEIGHT
 
 
 def test_wrapped_networks_work():
@@ -399,8 +437,8 @@ def test_wrapped_networks_work():
 def test_without_the_term_the_loss_is_stylegan2s():
     settings = dict(style_mixing_prob=0.9, pl_weight=0)
     images = []
-    for cls, kwargs in [(DistortionLoss, dict(distortion_weight=0)), (StyleGAN2Loss, {})]:
-        loss = cls(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), **settings, **kwargs)
+    for cls, kwargs in [(DistortionLoss, SSNConfig(distortion_weight=0).kwargs("loss")), (StyleGAN2Loss, {})]:
+        loss = cls(torch.device("cpu"), Mapping(), Synthesis(), Indifferent(), **kwargs | settings)
         torch.manual_seed(3)
         run_phase(loss)
         images += loss.G_synthesis.images

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ssn_plugin.config import SSNConfig
 from ssn_plugin.distortion import block_mask
 from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
@@ -112,7 +113,9 @@ class Judge(torch.nn.Module):
 
 def painter_loss(cls=DistortionLoss, **kwargs):
     networks = dict(G_mapping=Mapping(), G_synthesis=Painter(), D=Judge())
-    return cls(device=torch.device("cpu"), **networks, **{**dict(style_mixing_prob=0, pl_batch_shrink=1), **kwargs})
+    if issubclass(cls, DistortionLoss):
+        kwargs = SSNConfig().kwargs("loss") | dict(style_mixing_prob=0) | kwargs
+    return cls(device=torch.device("cpu"), **networks, **dict(style_mixing_prob=0, pl_batch_shrink=1) | kwargs)
 
 
 def run_phase(loss, phase="Greg", num=64, gain=1.0, sync=True, z_dim=4):
@@ -183,7 +186,8 @@ def test_other_phases_leave_it_out(phase):
 def test_every_parameter_of_a_real_generator_gets_a_finite_gradient(block_grids, phase):
     G = SSNGenerator(4, 0, 4, 16, 3, block_grid=block_grids, mapping_kwargs=dict(num_layers=2),
                      synthesis_kwargs=dict(channel_base=64, channel_max=8))  # fmt: skip
-    loss = DistortionLoss(torch.device("cpu"), G.mapping, G.synthesis, Judge(), pl_outside_weight=4.0)
+    settings = SSNConfig(pl_outside_weight=4.0).kwargs("loss")
+    loss = DistortionLoss(torch.device("cpu"), G.mapping, G.synthesis, Judge(), **settings)
     torch.manual_seed(6)
     stats = run_phase(loss, phase, num=4, z_dim=G.z_dim)
     assert stats["Loss/pl_penalty"] > 0 and loss.pl_mean > 0
@@ -197,6 +201,10 @@ class SyncRecorder(DistortionLoss):
     def run_G(self, z, c, sync):
         self.syncs = [*getattr(self, "syncs", []), sync]
         return super().run_G(z, c, sync)
+
+    def run_G_with_redraws(self, z, c, sync):
+        self.syncs = [*getattr(self, "syncs", []), sync]
+        return super().run_G_with_redraws(z, c, sync)
 
 
 def test_only_the_last_backward_pass_of_a_phase_synchronises():

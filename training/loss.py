@@ -6,7 +6,8 @@ Letters in shapes: N batch, L synthesis layers (`num_ws`), C channels, H W pixel
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import torch
 from torch.nn.functional import softplus
@@ -32,6 +33,21 @@ class Loss:
     ) -> None:
         """Add the gradients of one phase to the `.grad` of the module that the phase trains."""
         raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and tensors that training moves, for a run that carries on. Settings are none of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` names; further entries are ignored. ValueError for one that is missing."""
+        kept = self.state_dict()
+        for name in sorted(kept.keys() - state.keys()):
+            raise ValueError(f"the saved state is that of another run: it has no loss.{name}")
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor):
+                value.copy_(state[name])  # in place: a CUDA graph may hold it
+            else:
+                setattr(self, name, state[name])
 
     def graph_key(self, phase: str) -> Hashable | None:
         """What besides shapes and `gain` decides which operations the next call for this phase runs.
@@ -76,6 +92,9 @@ class StyleGAN2Loss(Loss):
         self.pl_decay = pl_decay
         self.pl_weight = pl_weight
         self.pl_mean = torch.zeros([], device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(super().state_dict(), pl_mean=self.pl_mean)
 
     def run_G(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, H, W] and the latents [N, L, w_dim] they were made from, styles mixed."""
@@ -154,7 +173,11 @@ class StyleGAN2Loss(Loss):
     def generator_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
         """-log sigmoid(D(G(z))): generated images should look real. [N, 1]"""
         img, _ws = self.run_G(gen_z, gen_c, sync=sync)
-        logits = self.run_D(img, gen_c, sync=False)
+        return self.generator_loss(img, gen_c)
+
+    def generator_loss(self, img: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """-log sigmoid(D(img)) of generated images. [N, 1]"""
+        logits = self.run_D(img, c, sync=False)
         report_logits("fake", logits)
         loss = softplus(-logits)
         training_stats.report("Loss/G/loss", loss)
@@ -164,15 +187,18 @@ class StyleGAN2Loss(Loss):
         """(length - running mean)^2: equal steps in w should change the image equally much. [n], n a part of N"""
         num = max(len(gen_z) // self.pl_batch_shrink, 1)
         img, ws = self.run_G(gen_z[:num], gen_c[:num], sync=sync)
-        lengths = path_lengths(img, ws)
+        return self.path_length_loss(path_lengths(img, ws), self.pl_weight) + anchor(img)
+
+    def path_length_loss(self, lengths: torch.Tensor, weight: float) -> torch.Tensor:
+        """weight * (length - running mean)^2; moves the mean towards the lengths [n]. [n]"""
         # The new mean enters the penalty with its gradient; what is kept for the next step has none.
         pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
         penalty = (lengths - pl_mean).square()
         training_stats.report("Loss/pl_penalty", penalty)
-        loss = penalty * self.pl_weight
+        loss = penalty * weight
         training_stats.report("Loss/G/reg", loss)
-        return loss + anchor(img)
+        return loss
 
     def discriminator_fake(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
         """-log(1 - sigmoid(D(G(z)))): generated images should be told from real ones. [N, 1]"""

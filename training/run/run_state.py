@@ -52,7 +52,7 @@ def capture(state: TrainingState, snapshot: Mapping[str, Any]) -> dict[str, Any]
         **{name: getattr(state, name) for name in COUNTERS},
         networks={name: dict(misc.named_params_and_buffers(module)) for name, module in modules.items()},
         optimizers=[copy_to_cpu(opt.state_dict()["state"]) for opt in optimizers(state)],
-        loss=copy_to_cpu(numbers_of(state.loss)),
+        loss=copy_to_cpu(state.loss.state_dict()) if hasattr(state.loss, "state_dict") else {},
         ada=state.ada.signs.state_dict() if state.ada is not None else None,
     )
 
@@ -69,12 +69,8 @@ def restore(saved: Mapping[str, Any], state: TrainingState) -> None:
     for opt, kept in zip(optimizers(state), saved["optimizers"], strict=True):
         # Rates and the choice of implementation are those of this run; the file brings the moments.
         opt.load_state_dict(dict(state=kept, param_groups=opt.state_dict()["param_groups"]))
-    kept_numbers = saved["loss"]
-    own_tensors = {name: value for name, value in numbers_of(state.loss).items() if isinstance(value, torch.Tensor)}
-    kept_tensors = {name: value for name, value in kept_numbers.items() if isinstance(value, torch.Tensor)}
-    copy_tensors(kept_tensors, own_tensors, "loss.")
-    for name in kept_numbers.keys() - kept_tensors.keys():
-        setattr(state.loss, name, kept_numbers[name])
+    if hasattr(state.loss, "load_state_dict"):
+        state.loss.load_state_dict(saved["loss"])
     if state.ada is not None and saved["ada"] is not None:
         state.ada.signs.load_state_dict(saved["ada"])
 
@@ -82,11 +78,6 @@ def restore(saved: Mapping[str, Any], state: TrainingState) -> None:
 def optimizers(state: TrainingState) -> list[torch.optim.Optimizer]:
     """Those of the phases, each once."""
     return list(dict.fromkeys(phase.opt for phase in state.phases))
-
-
-def numbers_of(obj: Any) -> dict[str, Any]:
-    """Attributes of a loss that are numbers or tensors: settings, which the options repeat, and what training moves."""
-    return {name: value for name, value in vars(obj).items() if isinstance(value, (int, float, torch.Tensor))}
 
 
 def copy_to_cpu(tree: Any) -> Any:
