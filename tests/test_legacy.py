@@ -355,7 +355,7 @@ def test_embedded_sources_import_nothing_of_ours_and_parse_on_python_3_8():
         roots = {name.split(".")[0] for node in imports for name in (
             [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
         )}  # fmt: skip
-        assert roots <= {"__future__", "math", "numpy", "scipy", "torch", "torch_utils", "typing"}
+        assert roots <= {"__future__", "math", "numpy", "scipy", "sys", "torch", "torch_utils", "typing"}
 
 
 # TensorFlow pickles, built by the reverse of the contract's table.

@@ -125,7 +125,7 @@ class PickleMachine:
                 raise RefusedPickle(list(self._refused)) from None
             if isinstance(error, MalformedPickle):  # of a pickle inside this one
                 raise
-            reason = str(error) if type(error) is ValueError else f"malformed near byte {self.position}"
+            reason = str(error) if type(error) in (UserError, ValueError) else f"malformed near byte {self.position}"
             raise MalformedPickle(f"not a readable pickle: {printable(reason, 200)}") from None
         if self._refused:
             raise RefusedPickle(list(self._refused))
