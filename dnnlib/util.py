@@ -298,8 +298,9 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
     try:
         with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temp, final)
     except BaseException:
         with contextlib.suppress(OSError):

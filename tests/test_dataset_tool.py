@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import json
@@ -21,11 +22,13 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+import dataset_tool
 from dataset_tool import main
-from training.data import dataset_conversion
+from training.data import dataset_conversion, dataset_writers
 from training.data.castles import draw_castle
 from training.data.dataset_conversion import ConversionOptions, convert_dataset
 from training.data.dataset_sources import Castles
+from training.data.dataset_writers import open_writer
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -557,7 +560,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dest, signal_number, to_group", [
-    ("new/out.zip", signal.SIGINT, True), ("new/out", signal.SIGTERM, False),
+    ("new/out.zip", signal.SIGINT, True), ("new/out", signal.SIGTERM, False), ("new/out.zip", signal.SIGHUP, True),
 ])
 def test_a_signal_ends_all_processes_and_leaves_nothing(tmp_path, dest, signal_number, to_group):
     args = ["--source=castles", f"--dest={tmp_path / dest}", "--resolution=16x16", "--max-images=100000", "--workers=2"]
@@ -571,6 +574,16 @@ def test_a_signal_ends_all_processes_and_leaves_nothing(tmp_path, dest, signal_n
     assert (tool.returncode, output, errors.strip()) == (130, "", "Aborted")
     assert len(family) >= 3 and not psutil.wait_procs(family, timeout=30)[1]
     assert os.listdir(tmp_path) == []
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with dataset_tool.interrupted_when_terminated():
+            os.kill(os.getpid(), signal.SIGHUP)   # as under nohup
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_until(condition, seconds: float = 30) -> None:
@@ -598,17 +611,82 @@ def test_a_failed_run_makes_no_folders(tmp_path, dest):
     assert os.listdir(tmp_path) == ["in"]
 
 
-def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path, monkeypatch):
+def test_the_root_of_a_file_system_that_cannot_be_filled_stays_empty(tmp_path, monkeypatch):
     def move_one(source, dest):
         if os.listdir(os.path.dirname(dest)):
             raise OSError("no space left")
-        os.rename(source, dest)
+        os.replace(source, dest)
+
+    def rename(source, dest):
+        raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr("shutil.move", move_one)
+    monkeypatch.setattr(os, "rename", rename)
     (tmp_path / "out").mkdir()
     with pytest.raises(OSError, match="no space left"):
         convert_dataset(folder(tmp_path / "in", photos()), str(tmp_path / "out"))
     assert sorted(os.listdir(tmp_path)) == ["in", "out"] and os.listdir(tmp_path / "out") == []
+
+
+def test_the_root_of_a_file_system_is_filled_in_place(tmp_path, monkeypatch):
+    def rename(source, dest):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    (tmp_path / "out").mkdir()
+    source = folder(tmp_path / "in", photos())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        patch.setattr("shutil.move", os.replace)
+        convert_dataset(source, str(tmp_path / "out"))
+    assert len(ImageFolderDataset(str(tmp_path / "out"))) == 3 and sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def test_a_second_process_that_writes_to_one_folder_is_refused_at_once(tmp_path):
+    dest = str(tmp_path / "out")
+    with open_writer(dest) as write:
+        write("a.png", b"first")
+        with pytest.raises(OSError, match="destination folder .*out is in use"), open_writer(dest):
+            pass
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"first" and os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("without_locks", [False, True])
+def test_of_two_processes_that_finish_one_folder_the_second_is_refused(tmp_path, monkeypatch, without_locks):
+    if without_locks:
+        monkeypatch.setattr(dataset_writers, "fcntl", None)
+    taken = pytest.raises(OSError, match="out must be empty, another process has filled it")
+    with taken, open_writer(str(tmp_path / "out")) as write:
+        write("a.png", b"second")
+        folder(tmp_path / "out", {"a.png": b"first"})
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"first" and os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_killed_process_left_is_taken_over(tmp_path):
+    folder(tmp_path / ".out.partial", {"00000/old.png": b"left", "x": b"left"})
+    convert_dataset(folder(tmp_path / "in", photos()), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    assert sorted(os.listdir(tmp_path / "out" / "00000")) == [f"img{i:08}.png" for i in range(3)]
+
+
+@pytest.mark.parametrize("dest", ["out", "out.zip"])
+def test_a_full_disk_names_the_destination(tmp_path, monkeypatch, dest):
+    def write(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", write)
+    monkeypatch.setattr(dataset_writers, "open", write, raising=False)
+    result = run(f"--source={folder(tmp_path / 'in', photos())}", f"--dest={tmp_path / dest}")
+    refused(result, f"{tmp_path / dest}: No space left on device")
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_closed_streams_do_no_harm(tmp_path, monkeypatch):
+    source = folder(tmp_path / "in", photos())
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    main([f"--source={source}", f"--dest={tmp_path / 'out.zip'}"], standalone_mode=False)
+    monkeypatch.undo()
+    assert len(ImageFolderDataset(str(tmp_path / "out.zip"))) == 3
 
 
 def test_progress_counts_up_to_the_total(tmp_path):

@@ -170,7 +170,7 @@ class ImageFolderDataset(Dataset):
     """All images below a folder or inside a zip, in the order of their relative paths, labelled by `dataset.json`.
 
     Raises `OSError` for a path that cannot be read, holds no image, or has not the asked `resolution`; an image that
-    cannot be read raises `OSError` and one unlike the first image `ValueError`, both with the name of the file.
+    cannot be read raises `OSError` and one unlike the first image `UserError`, both with the name of the file.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ CHANNELS = (1, 3, 4)   # gray, RGB, RGB with transparency
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Choice and treatment of the images; `ValueError` names the option that makes no sense."""
+    """Choice and treatment of the images; `UserError` names the option that makes no sense."""
 
     max_images: int | None = None        # take only the first images of the source
     transform: str | None = None         # one of TRANSFORMS; None resizes where a width or height is given

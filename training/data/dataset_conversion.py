@@ -116,7 +116,7 @@ def convert_dataset(
     A zip is replaced, a folder must be empty or new. Image i of the source becomes `%05d/img%08d.png`, also where
     images before it were left out; `dataset.json` holds the labels if every written image has one.
     With `skip_bad` the images that stay are those of the most common shape.
-    Raises `ValueError` or `OSError` with one line that names the offending file; `dest` is then as it was before.
+    Raises `UserError` or `OSError` with one line that names the offending file; `dest` is then as it was before.
     """
     start = time.monotonic()
     if os.path.realpath(source) == os.path.realpath(dest):
@@ -192,8 +192,8 @@ class Selection:
                 self._shape, self._example = outcome.shape, f"{outcome.name} is"
             self._shapes[outcome.shape] += 1
             if outcome.shape != self._shape:
-                error = ValueError(f"{self._path}: all images must be alike, {outcome.name} is "
-                                   f"{describe_shape(outcome.shape)} and {self._example} {describe_shape(self._shape)}")
+                error = UserError(f"{self._path}: all images must be alike, {outcome.name} is "
+                                  f"{describe_shape(outcome.shape)} and {self._example} {describe_shape(self._shape)}")
         if outcome.top_of_16_bits is not None:
             self._tops.append(outcome.top_of_16_bits)
         if error is not None:
@@ -204,13 +204,13 @@ class Selection:
             self._num_dropped += 1
         return error is None and outcome.shape is not None
 
-    def _nothing_left(self) -> ValueError:
+    def _nothing_left(self) -> UserError:
         if self._num_dropped:
             size = f"{self._options.width}x{self._options.height}"
-            return ValueError(f"{self._path}: transform {self._options.transform} drops all {self._num_dropped} images "
-                              f"that can be read: they are smaller than {size}")
-        return ValueError(f"{self._path}: all {len(self._skipped)} images are bad, the first because: "
-                          f"{self._skipped[0]}")
+            return UserError(f"{self._path}: transform {self._options.transform} drops all {self._num_dropped} images "
+                             f"that can be read: they are smaller than {size}")
+        return UserError(f"{self._path}: all {len(self._skipped)} images are bad, the first because: "
+                         f"{self._skipped[0]}")
 
     def _labelled(self) -> bool:
         return all(label is not None for _, label in self._labels)

@@ -99,7 +99,7 @@ class ImageArrays(Source):
 class LmdbImages(Source):
     """Encoded images in an LMDB file, in the order of their keys. Pickles as a path; each process opens its own file.
 
-    Raises `OSError` with one line that names the file if it is damaged, cut short or of another kind, `ValueError` if
+    Raises `OSError` with one line that names the file if it is damaged, cut short or of another kind, `UserError` if
     the library is missing.
     """
 
@@ -203,7 +203,7 @@ class Castles(Source):
 
 
 def open_source(path: str, options: ConversionOptions) -> Source:
-    """The first `options.max_images` images of whatever `path` is. `ValueError` or `OSError` if it cannot be told."""
+    """The first `options.max_images` images of whatever `path` is. `UserError` or `OSError` if it cannot be told."""
     for kind in SOURCE_KINDS:
         if kind.accepts(path):
             if options.subfolders_as_labels and kind.open is not open_image_files:
@@ -231,7 +231,7 @@ def open_image_files(path: str, options: ConversionOptions) -> Source:
 def first_folders(archive: ImageArchive) -> list[str]:
     """Names of the first folders of all images, sorted: as numbers if all are numbers, otherwise as text.
 
-    `ValueError` unless they can serve as classes.
+    `UserError` unless they can serve as classes.
     """
     outside = [name for name in archive.image_names if "/" not in name]
     if outside:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterator
 from typing import Protocol
 
-from dnnlib.util import open_atomic
+from dnnlib.util import naming, open_atomic
+
+try:
+    import fcntl
+except ImportError:   # Windows
+    fcntl = None  # type: ignore[assignment]
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)   # the earliest that the format knows; equal input must give equal bytes
 
@@ -41,58 +46,125 @@ def open_writer(dest: str) -> contextlib.AbstractContextManager[Writer]:
 
 @contextlib.contextmanager
 def zip_writer(dest: str) -> Iterator[Writer]:
-    with (
-        made_folder(os.path.dirname(os.path.realpath(dest))),
-        open_atomic(dest) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-    ):
+    with made_folder(os.path.dirname(os.path.realpath(dest))), open_atomic(dest) as file:
+        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
 
         def write(name: str, data: bytes) -> None:
             info = zipfile.ZipInfo(name, date_time=ZIP_DATE)
             info.create_system, info.external_attr = 3, 0o644 << 16   # the same on every system
-            archive.writestr(info, data)
+            with naming(dest):
+                archive.writestr(info, data)
 
-        yield write
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(OSError):
+                archive.close()   # otherwise it tries when it is collected, and complains
+            raise
+        with naming(dest):
+            archive.close()
 
 
 @contextlib.contextmanager
 def folder_writer(dest: str) -> Iterator[Writer]:
-    """Writes beside `dest` and moves everything there at the end."""
+    """Writes beside `dest` and gives the folder that name at the end: of two processes, one finds it taken."""
     final = os.path.realpath(dest)
-    partial = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex[:8]}.partial")
+    partial = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.partial")
 
     def write(name: str, data: bytes) -> None:
         path = os.path.join(partial, *name.split("/"))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data)
+        with naming(dest):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
 
-    with made_folder(os.path.dirname(final)):
+    with made_folder(os.path.dirname(final)), own_folder(partial, dest):
+        yield write
         try:
-            os.mkdir(partial)
+            if os.path.isdir(final):
+                shutil.copymode(final, partial)
+            os.rename(partial, final)
         except OSError as err:
-            raise type(err)(err.errno, err.strerror, dest) from None   # name the folder that the user knows
-        try:
-            yield write
-            with made_folder(final):
+            if err.errno in (errno.EBUSY, errno.EXDEV):   # it is the root of a file system
                 move_all(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            elif err.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise OSError(f"destination folder {dest} must be empty, another process has filled it") from err
+            else:
+                raise type(err)(err.errno, err.strerror, dest) from err
+
+
+@contextlib.contextmanager
+def own_folder(path: str, dest: str) -> Iterator[None]:
+    """Context with an empty folder that no other process uses; it goes away if the context ends in an error.
+
+    What a killed process left there is removed. `OSError` that names `dest` if a living one uses the folder.
+    """
+    try:
+        os.mkdir(path)
+        is_new = True
+    except FileExistsError:
+        is_new = False
+    except OSError as err:
+        raise type(err)(err.errno, err.strerror, dest) from None   # name the folder that the user knows
+    with locked(path) as is_ours:
+        if not (is_ours or is_ours is None and is_new):
+            raise OSError(f"destination folder {dest} is in use: another process writes there, by way of {path}")
+        try:
+            if not is_new:
+                remove_content(path)
+            yield
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[bool | None]:
+    """Context that yields whether this process alone has the folder, None where the system or its disk has no locks."""
+    if fcntl is None:
+        yield None
+        return
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:   # the other process has finished
+        yield False
+        return
+    try:
+        yield _try_to_lock(folder, path)
+    finally:
+        os.close(folder)   # and unlock
+
+
+def _try_to_lock(folder: int, path: str) -> bool | None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(folder), os.stat(path))   # the other process may just have renamed it
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        return None
 
 
 def move_all(source: str, dest: str) -> None:
     """Move the content of a folder into another, empty one; after an error that one is empty again."""
+    if os.listdir(dest):
+        raise OSError(f"destination folder {dest} must be empty, another process has filled it")
     try:
         for name in sorted(os.listdir(source)):   # dataset.json comes last
             shutil.move(os.path.join(source, name), os.path.join(dest, name))
+        os.rmdir(source)
     except BaseException:
-        for name in os.listdir(dest):
-            path = os.path.join(dest, name)
-            if os.path.isdir(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.remove(path)
+        remove_content(dest)
         raise
+
+
+def remove_content(folder: str) -> None:
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.remove(path)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ HEIF_ENDINGS = frozenset({".heic", ".heif", ".hif"})
 SRGB_TOLERANCE = 2   # 8-bit levels; a profile that changes no colour by more is sRGB, rounded
 
 def read_picture(data: bytes, what: str, value_range: tuple[float, float] | None = None) -> Image:
-    """The picture in the content of a file. `OSError` or `ValueError` that begins with `what`, such as a file name."""
+    """The picture in the content of a file. `OSError` or `UserError` that begins with `what`, such as a file name."""
     return to_8_bit_srgb(open_image(data, what), what, value_range)
 
 
@@ -98,7 +98,7 @@ def to_8_bit_srgb(image: Image, what: str, value_range: tuple[float, float] | No
 
     value_range: values of images with more than 8 bits that become black and white; None takes 0 and 65535 for 16-bit
     images and refuses others.
-    Raises `ValueError` or `OSError` that begins with `what`.
+    Raises `UserError` or `OSError` that begins with `what`.
     """
     if image.mode in PLAIN_MODES and image.format == "PNG" and METADATA.isdisjoint(image.info):
         return image

@@ -83,7 +83,7 @@ class ImageArchive:
         return open_image(self.read(name), self.what(name))
 
     def load_image(self, name: str) -> PIL.Image.Image:
-        """Upright picture in sRGB of mode L, RGB, LA or RGBA. `OSError` or `ValueError` with archive and name."""
+        """Upright picture in sRGB of mode L, RGB, LA or RGBA. `OSError` or `UserError` with archive and name."""
         return to_8_bit_srgb(self.open_image(name), f"{self.path}: {name}")
 
     def what(self, name: str) -> str:

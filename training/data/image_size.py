@@ -26,7 +26,7 @@ def is_possible_size(width: int, height: int) -> bool:
 
 
 def check_image_size(width: int, height: int, what: str) -> None:
-    """Raise `ValueError` unless the size is possible: `what`, the rule, the size and the nearest possible one."""
+    """Raise `UserError` unless the size is possible: `what`, the rule, the size and the nearest possible one."""
     if is_possible_size(width, height):
         return
     if width == height:

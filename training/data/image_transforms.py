@@ -15,7 +15,7 @@ Image = PIL.Image.Image
 
 
 def transform_image(image: Image, options: ConversionOptions, what: str) -> Image | None:
-    """The image as the data set holds it; None if the transform drops it. `ValueError`s begin with `what`.
+    """The image as the data set holds it; None if the transform drops it. `UserError`s begin with `what`.
 
     image: of mode L, RGB, LA or RGBA.
     """
@@ -26,7 +26,7 @@ def fit_channels(image: Image, channels: int | None, what: str) -> Image:
     """An image of mode L, RGB, LA or RGBA with 1 channel (gray), 3 (RGB) or 4 (RGBA); None keeps gray or RGB.
 
     Where 1 or 3 channels are asked for, transparent images are put on black; where nothing is asked for, they raise
-    `ValueError`: what to do with them is for the user to say. An alpha channel that is opaque everywhere is dropped.
+    `UserError`: what to do with them is for the user to say. An alpha channel that is opaque everywhere is dropped.
     """
     if channels == 4:
         return image.convert("RGBA")

@@ -23,7 +23,7 @@ def read_labels(archive: ImageArchive) -> dict[str, Label] | None:
     """Labels by name of image, all class indices or all vectors of one width; None if there are none.
 
     Names may be written with backslashes, a leading `./` or composed letters, and count from the folder of the file.
-    Raises `ValueError` naming the archive, the entry, the rule and the value, also if a name leads to no image while
+    Raises `UserError` naming the archive, the entry, the rule and the value, also if a name leads to no image while
     there are images without a label.
     """
     content = _read_label_file(archive)
@@ -49,7 +49,7 @@ def read_labels(archive: ImageArchive) -> dict[str, Label] | None:
 
 
 def check_every_image_has_a_label(archive: ImageArchive, labels: dict[str, Label], more: str = "") -> None:
-    """`ValueError` that names the first image without a label, how many have none, and what `more` says."""
+    """`UserError` that names the first image without a label, how many have none, and what `more` says."""
     names = archive.image_names
     missing = [name for name in names if name not in labels]
     if missing:
@@ -80,7 +80,7 @@ def _read_label_file(archive: ImageArchive) -> dict[str, Any] | None:
 
 
 def _check_entry(entry: Any, i: int, first: Any, where: str) -> tuple[str, Label]:
-    """Name and label of entry `i`; `ValueError` if it is malformed or of another kind than the first."""
+    """Name and label of entry `i`; `UserError` if it is malformed or of another kind than the first."""
     if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
         raise UserError(f"{where}: entry {i} must be [file name, label], got {shorten(entry)}")
     name, label = entry

@@ -38,7 +38,8 @@ def ordered_map(
         return
     # Forking would copy the threads of numerical libraries half-way; fresh processes are safe everywhere.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(function,))
+    with interrupts_blocked():   # also for the process that keeps track of semaphores
+        pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(function,))
     chunks = (range(start, min(start + CHUNK, num_items)) for start in range(0, num_items, CHUNK))
     try:
         with interrupts_blocked():
@@ -55,14 +56,15 @@ def ordered_map(
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Context in which SIGINT waits. Processes that are started in it never see the signal.
+    """Context in which SIGINT and SIGHUP wait. Processes that are started in it never see these signals.
 
-    Ctrl-C reaches all processes of a terminal. The parent handles it; the workers would only print tracebacks.
+    Ctrl-C, and a terminal that closes, reach all processes of a terminal. The parent handles that; the workers would
+    only print tracebacks, or be missed.
     """
     if not hasattr(signal, "pthread_sigmask"):   # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
