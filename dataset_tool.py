@@ -110,8 +110,8 @@ def main(
         width, height = resolution
     channels = None if force_channels is None else int(force_channels)
     options = ConversionOptions(width=width, height=height, force_channels=channels, **others)
-    with interrupted_when_terminated(), ProgressLine() as line:
-        summary = convert_dataset(source, dest, options, line.update)
+    with interrupted_when_terminated(), ProgressLine() as progress:
+        summary = convert_dataset(source, dest, options, progress.update)
     click.echo(describe_summary(summary, dest))
     for line in describe_classes(summary) + report_skipped(summary, dest) + report_others(summary):
         click.echo(line)
