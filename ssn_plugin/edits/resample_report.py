@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from PIL import Image
 
 from ssn_plugin.edits.contact_sheet import draw_change_map, draw_contact_sheet
 from ssn_plugin.edits.open_network import OpenNetwork
@@ -81,22 +82,26 @@ def save_resampling(result: Resampling, path: str) -> None:
     for variant, image in zip(result.variants, variants, strict=True):
         save_image(image, f"{path}-{variant.name}.png", recipe.pick(variant.number))
     if variants:
-        has_outside = not result.region.all()
-        sheet = draw_contact_sheet(
-            original, variants, result.region.numpy(),
-            title=describe_edit(recipe), subtitle=describe_image(recipe, result.num_ws),
-            labels=[variant.name for variant in result.variants],
-            notes=[f"{v.inside:.2g} / {v.outside:.2g}" if has_outside else f"{v.inside:.2g}" for v in result.variants],
-            footer="Red: what was redrawn. Small numbers: mean squared change"
-                   f"{' inside / outside' if has_outside else ''}, images in -1..1.",
-        )
-        save_image(sheet, f"{path}-sheet.png", recipe)
+        save_image(draw_sheet(result), f"{path}-sheet.png", recipe)
         change_map = draw_change_map(
             original, mean_change(result).numpy(), result.region.numpy(),
             title=f"Change: {describe_edit(recipe)}", subtitle=describe_image(recipe, result.num_ws),
             footer="Mean of |variant - original| over variants and channels; 1 is the whole image range.",
         )
         save_png(change_map, f"{path}-change.png")
+
+
+def draw_sheet(result: Resampling) -> Image.Image:
+    """The contact sheet: the image with the place outlined, beside it the variants, of which there must be some."""
+    has_outside = not result.region.all()
+    return draw_contact_sheet(
+        to_uint8(result.original), [variant.image for variant in result.variants], result.region.numpy(),
+        title=describe_edit(result.recipe), subtitle=describe_image(result.recipe, result.num_ws),
+        labels=[variant.name for variant in result.variants],
+        notes=[f"{v.inside:.2g} / {v.outside:.2g}" if has_outside else f"{v.inside:.2g}" for v in result.variants],
+        footer="Red: what was redrawn. Small numbers: mean squared change"
+               f"{' inside / outside' if has_outside else ''}, images in -1..1.",
+    )
 
 
 def mean_change(result: Resampling) -> torch.Tensor:

@@ -17,7 +17,7 @@ import collections
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 from ssn_plugin.block_grid import image_size
 from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask
 from ssn_plugin.edits.open_network import OpenNetwork
-from ssn_plugin.edits.recipe import Edit, Recipe
+from ssn_plugin.edits.recipe import Edit, Recipe, check_seed
 from ssn_plugin.edits.recipe_files import (
     MAX_FILE_BYTES,
     Tables,
@@ -54,6 +54,7 @@ from ssn_plugin.files import open_atomic
 FORMAT = "ssn-session 1"
 MAX_STATES = 10_000
 MAX_LABEL = 200            # characters
+MAX_FAVOURITES = 1000
 CACHE_BYTES = 256 * 2**20
 MAX_DRAWS = 256            # of a search for variants that leave the outside alone
 
@@ -110,6 +111,7 @@ class Session:
         self._states: dict[str, State] = {}
         self._current: str | None = None
         self._last_child: dict[str, str] = {}  # where redo goes from a state
+        self._favourites: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, network: str, device: str | None = None, trust: bool = False) -> Session:
@@ -210,6 +212,18 @@ class Session:
                 state = dataclasses.replace(state, label=label[:MAX_LABEL])
             self._states[state_id] = state
             return state
+
+    @property
+    def favourites(self) -> tuple[int, ...]:
+        """Seeds that the user likes, whether or not an image was started from them."""
+        return self._favourites
+
+    def set_favourites(self, seeds: Sequence[int]) -> None:
+        if len(seeds) > MAX_FAVOURITES:
+            raise ValueError(f"a session holds at most {MAX_FAVOURITES} favourites, got {len(seeds)}")
+        for seed in seeds:
+            check_seed("a favourite", seed)
+        self._favourites = tuple(dict.fromkeys(seeds))
 
     def _add(self, parent: str | None, recipe: Recipe, label: str) -> State:
         for state in self._states.values():
@@ -321,7 +335,8 @@ class Session:
                 for s in self._states.values()
             ]
             head = {"format": FORMAT, "network": self.network.name, "sha256": self.network.sha256,
-                    "current": self._current, **tables.to_json(os.path.dirname(path) or ".")}
+                    "current": self._current, "favourites": self._favourites,
+                    **tables.to_json(os.path.dirname(path) or ".")}
         lines = [f'  "{key}": {json.dumps(value)},' for key, value in head.items()]
         rows = ",".join(f"\n    {json.dumps(state)}" for state in states)
         with open_atomic(path, "w", encoding="utf-8", newline="\n") as file:
@@ -347,9 +362,11 @@ class Session:
         return session
 
     def _take(self, data: Any, folder: str) -> None:
-        check_keys("the session", data, ("format", "network", "sha256", "current", "masks", "arrays", "states"))
+        keys = ("format", "network", "sha256", "current", "favourites", "masks", "arrays", "states")
+        check_keys("the session", data, keys)
         if data["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}, got {str(data['format'])[:80]!r}")
+        self.set_favourites([typed("a favourite", seed, int) for seed in typed("favourites", data["favourites"], list)])
         tables = Tables.from_json(data["masks"], data["arrays"], folder)
         rows = typed("states", data["states"], list)
         if len(rows) > MAX_STATES:

@@ -1,0 +1,169 @@
+"""The editor as a WSGI application: a handful of static files, and calls in JSON under /api/."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.wrappers import Request, Response
+
+from ssn_plugin.editor.export import export
+from ssn_plugin.editor.guard import API, MAX_BODY_BYTES, MAX_PICTURE_BYTES, Guard, add_security_headers
+from ssn_plugin.editor.studio import Studio
+from ssn_plugin.edits.recipe_files import check_keys, parse_json, typed
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+Call = Callable[[Studio, dict[str, Any]], Response]
+
+
+class Editor:
+    """Answers what the guard lets through."""
+
+    def __init__(self, studio: Studio, guard: Guard):
+        self.studio = studio
+        self.guard = guard
+        # Read once: a request can name nothing but these.
+        self.files = {path.name: (path.read_bytes(), TYPES[path.suffix]) for path in STATIC.iterdir()
+                      if path.suffix in TYPES}
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
+        refusal = self.guard.refuse(environ)
+        response = failure(refusal.status, refusal.reason) if refusal else self.answer(Request(environ))
+        add_security_headers(response.headers)
+        return response(environ, start_response)
+
+    def answer(self, request: Request) -> Response:
+        """The answer to a request that was let through."""
+        try:
+            if not request.path.startswith(API):
+                return self._file(request.path.removeprefix("/") or "index.html")
+            name, _, rest = request.path.removeprefix(API).partition("/")
+            if request.method == "GET":
+                return self._get(name, rest)
+            call = CALLS.get(name) if not rest else None
+            if call is None:
+                return failure(404, "there is no such call")
+            return call(self.studio, read_body(request, name))
+        except RequestEntityTooLarge:
+            return failure(413, "the call is larger than announced")
+        except (ValueError, OverflowError) as err:
+            return failure(400, str(err))
+        except OSError as err:   # the session could not be saved
+            return failure(500, f"{err.filename or 'the session'}: {err.strerror or err}")
+        except Exception:
+            traceback.print_exc()
+            return failure(500, "the editor has a bug; the terminal shows where")
+
+    def _file(self, name: str) -> Response:
+        if name not in self.files:
+            return failure(404, "there is no such page")
+        content, kind = self.files[name]
+        return Response(content, content_type=kind)
+
+    def _get(self, name: str, rest: str) -> Response:
+        if name == "session" and not rest:
+            return answer({"about": self.studio.about(), "tree": self.studio.tree()})
+        if name == "image":
+            return Response(self.studio.image(rest), content_type="image/png")
+        if name == "seed" and rest.isascii() and rest.isdigit() and len(rest) <= 10:
+            return Response(self.studio.seed_image(int(rest)), content_type="image/png")
+        return failure(404, "there is no such call")
+
+
+def read_body(request: Request, name: str) -> dict[str, Any]:
+    """The JSON object that a call carries. ValueError for anything else."""
+    request.max_content_length = MAX_PICTURE_BYTES if name == "picture" else MAX_BODY_BYTES
+    return typed("a call", parse_json(request.get_data(cache=False)), dict)
+
+
+def answer(data: Any) -> Response:
+    return Response(json.dumps(data, allow_nan=False), content_type="application/json")
+
+
+def failure(status: int, reason: str) -> Response:
+    response = answer({"error": " ".join(reason.split())})
+    response.status_code = status
+    return response
+
+
+def stream(items: Iterator[dict[str, Any]]) -> Response:
+    """One line of JSON for each item as soon as it is there; an error of the first is an answer of its own."""
+    first = next(items, None)
+
+    def lines() -> Iterator[str]:
+        try:
+            item = first
+            while item is not None:
+                yield json.dumps(item, allow_nan=False) + "\n"
+                item = next(items, None)
+        except (ValueError, OSError) as err:
+            yield json.dumps({"error": str(err)}) + "\n"
+
+    return Response(lines(), content_type="application/x-ndjson")
+
+
+def _start(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("seed",))
+    return answer(studio.start(typed("seed", body["seed"], int)))
+
+
+def _variants(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "request", "first", "count"))
+    first, count = (typed(key, body[key], int) for key in ("first", "count"))
+    return stream(studio.variants(typed("state", body["state"], str), body["request"], first, count))
+
+
+def _keep(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "request", "number"))
+    state, number = typed("state", body["state"], str), typed("number", body["number"], int)
+    return answer(studio.keep(state, body["request"], number))
+
+
+def _restore(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "mask"))
+    return answer(studio.restore(*(typed(key, body[key], str) for key in ("state", "mask"))))
+
+
+def _go(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state",))
+    return answer(studio.go(typed("state", body["state"], str)))
+
+
+def _undo(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ())
+    return answer(studio.undo())
+
+
+def _redo(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ())
+    return answer(studio.redo())
+
+
+def _favourites(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("seeds",))
+    return answer(studio.set_favourites(typed("seeds", body["seeds"], list)))
+
+
+def _export(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "kind", "options"))
+    state, kind = (typed(key, body[key], str) for key in ("state", "kind"))
+    result = export(studio, state, kind, typed("options", body["options"], dict))
+    if result.name is None:
+        return answer({"text": result.content.decode()})
+    headers = {"Content-Disposition": f'attachment; filename="{result.name}"'}
+    return Response(result.content, content_type=result.content_type, headers=headers)
+
+
+CALLS: dict[str, Call] = {
+    "start": _start, "variants": _variants, "keep": _keep, "restore": _restore, "go": _go, "undo": _undo, "redo": _redo,
+    "favourites": _favourites, "export": _export,
+}

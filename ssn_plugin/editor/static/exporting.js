@@ -1,0 +1,58 @@
+/** The sheet with everything that can be taken away. */
+
+import { $, download, toast } from "./dom.js";
+
+export class Exporting {
+  /** @param {object} hooks  maker, state(), sheet(): {request, numbers} or null, failed(error) */
+  constructor(hooks, kinds) {
+    this.hooks = hooks;
+    this.dialog = $("export");
+    for (const row of this.dialog.querySelectorAll("[data-kind]")) {
+      row.hidden = !kinds.includes(row.dataset.kind);
+      row.querySelector("button").addEventListener("click", (event) => this.#take(row.dataset.kind, event.currentTarget));
+    }
+  }
+
+  async open() {
+    const sheet = this.hooks.sheet();
+    this.dialog.querySelector('[data-kind="sheet"] button').disabled = !sheet;
+    $("sheet-note").textContent = sheet
+      ? "The variants of the selected place, with their numbers." : "Select a place first: the sheet shows its variants.";
+    $("command").textContent = "…";
+    this.dialog.showModal();
+    try {
+      $("command").textContent = (await this.hooks.maker.export(this.hooks.state(), "command", {})).text;
+    } catch (error) {
+      this.hooks.failed(error);
+    }
+  }
+
+  async #take(kind, button) {
+    if (kind === "command") {
+      await copy($("command").textContent);
+      toast("Copied the command");
+      return;
+    }
+    const options = kind === "png" ? { scale: Number($("export-scale").value) } : kind === "sheet" ? this.hooks.sheet() : {};
+    button.disabled = true;
+    button.classList.add("busy");
+    try {
+      const { name, blob } = await this.hooks.maker.export(this.hooks.state(), kind, options);
+      download(name, blob);
+      toast(`Saved ${name}`);
+    } catch (error) {
+      this.hooks.failed(error);
+    } finally {
+      button.disabled = false;
+      button.classList.remove("busy");
+    }
+  }
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {   // not allowed here: select it, so that Ctrl+C works
+    getSelection().selectAllChildren($("command"));
+  }
+}

@@ -1,0 +1,267 @@
+"""What the editor's page can ask for: an editing session in JSON's types, with images as PNG.
+
+One thread works with the network, whichever requests come in at once, and the session is saved after every change:
+a server that is killed loses at most what it was doing. Nothing that grows with the number of requests is kept: states
+are recipes, images a cache of bounded size.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import io
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask, parse_layers
+from ssn_plugin.edits.recipe import Recipe
+from ssn_plugin.edits.recipe_files import check_keys, typed
+from ssn_plugin.edits.resample import Resampling, Variant, resample, to_uint8
+from ssn_plugin.edits.session import Session, State
+
+MAX_VARIANTS = 64                  # of one request; more come with another
+MAX_MASK_SIDE = 4096               # pixels
+CACHE_BYTES = 32 * 2**20           # of images as PNG
+SMALL = 128 * 128                  # pixels
+REQUEST_KEYS = ("layers", "noise", "keep_exact", "feather", "transplant_from")
+
+T = TypeVar("T")
+
+
+class Studio:
+    """One session and the thread that makes its images."""
+
+    def __init__(self, session: Session, save_path: str | None = None, network: str | None = None):
+        """network: how the command line names it; save_path: where to save after each change, None for nowhere."""
+        self.session = session
+        self.network = network or session.network.name
+        self.save_path = save_path
+        self._pngs = PngCache(CACHE_BYTES)
+        self._save_lock = threading.Lock()
+        # All of torch on one thread: each further thread that computes would get threads of its own from OpenMP.
+        self._worker = ThreadPoolExecutor(1, "network", initializer=_few_threads, initargs=(session,))
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+    def about(self) -> dict[str, Any]:
+        """What the page must know of the network."""
+        about = self.session.describe()
+        num_layers = about["num_layers"]
+        shape_end = parse_layers("coarse", num_layers)[1]
+        return about | {
+            "layers": {"all": [0, num_layers - 1], "shape": [0, shape_end], "colour": [shape_end + 1, num_layers - 1]},
+            "exports": ["png", "sheet", "recipe", "film", "command"],
+            "can_find": False,
+            "can_restore": True,
+            "file": self.save_path,
+            "resume": f"python edit.py --network={self.network} --load={self.save_path}",
+        }
+
+    def tree(self) -> dict[str, Any]:
+        """All states, and where the user is."""
+        states, current = self.session.states, self.session.current
+        return {
+            "states": [describe_state(state) for state in states.values()],
+            "current": None if current is None else current.id,
+            "favourites": list(self.session.favourites),
+        }
+
+    # Changes of the session. Each returns the tree.
+
+    def start(self, seed: int) -> dict[str, Any]:
+        label = 0 if self.session.network.G.c_dim else None
+        return self._change(lambda: self.session.start(seed, class_=label))
+
+    def keep(self, state_id: str, request: dict[str, Any], number: int) -> dict[str, Any]:
+        edit = self._read_request(request)
+        return self._change(lambda: self.session.keep(state_id, edit, number))
+
+    def restore(self, state_id: str, mask: str) -> dict[str, Any]:
+        """Bring the first image back under a mask: its latents are taken there, and all around stays exactly."""
+        recipe = self.session.recipe(state_id)
+        if recipe.found is not None:
+            raise ValueError("an image that was found for a picture cannot be brushed back")
+        edit = EditRequest(mask=_read_mask(mask), transplant_from=recipe.seed, keep_exact=True, feather=1)
+        return self._change(lambda: self.session.keep(state_id, edit, 1))
+
+    def undo(self) -> dict[str, Any]:
+        return self._change(self.session.undo)
+
+    def redo(self) -> dict[str, Any]:
+        return self._change(self.session.redo)
+
+    def go(self, state_id: str) -> dict[str, Any]:
+        return self._change(lambda: self.session.go_to(state_id))
+
+    def set_favourites(self, seeds: Sequence[int]) -> dict[str, Any]:
+        chosen = [typed("a seed", seed, int) for seed in seeds]
+        return self._change(lambda: self.session.set_favourites(chosen))
+
+    def _change(self, change: Callable[[], Any]) -> dict[str, Any]:
+        self._run(change)
+        if self.save_path is not None:
+            with self._save_lock:   # the later of two changes is also written later
+                os.makedirs(os.path.dirname(self.save_path) or ".", exist_ok=True)
+                self.session.save(self.save_path)
+        return self.tree()
+
+    # Images.
+
+    def image(self, state_id: str) -> bytes:
+        """PNG of a state."""
+        return self._png(self.session.recipe(state_id))
+
+    def seed_image(self, seed: int) -> bytes:
+        """PNG of the image of a seed, which need not be part of the session."""
+        network = self.session.network
+        label = 0 if network.G.c_dim else None
+        return self._png(Recipe(network.name, network.sha256, seed, label, tuned=network.tuned))
+
+    def variants(self, state_id: str, request: dict[str, Any], first: int, count: int) -> Iterator[dict[str, Any]]:
+        """Variants first, first + 1, ... one by one; between two of them others get their turn."""
+        if not 1 <= count <= MAX_VARIANTS:
+            raise ValueError(f"count must be in 1..{MAX_VARIANTS}, got {count}")
+        edit = self._read_request(request)
+        draws = self.session.variants(state_id, edit, count, first)
+        while True:
+            answer = self._run(lambda: next((describe_variant(variant) for variant in draws), None))
+            if answer is None:
+                return
+            yield answer
+
+    def resampling(self, state_id: str, request: dict[str, Any], numbers: Sequence[int]) -> Resampling:
+        """A state and some of its variants, as a contact sheet shows them."""
+        if not 1 <= len(numbers) <= MAX_VARIANTS:
+            raise ValueError(f"a sheet shows 1..{MAX_VARIANTS} variants, got {len(numbers)}")
+        edit = dataclasses.replace(self._read_request(request), num_variants=1)
+        G, name = self.session.network.G, self.session.network.name
+
+        def make() -> Resampling:
+            recipe = self.session.recipe(state_id)
+            edits = [dataclasses.replace(edit, skip=number - 1).add_to([recipe], G, name)[0].variants[0]
+                     for number in numbers]
+            return resample(G, dataclasses.replace(recipe, variants=tuple(edits)))
+
+        return self._run(make)
+
+    def _png(self, recipe: Recipe) -> bytes:
+        png = self._pngs.get(recipe)
+        if png is None:
+            png = encode_png(self._run(lambda: self.session.render_recipe(recipe)))
+            self._pngs.put(recipe, png)
+        return png
+
+    def _run(self, work: Callable[[], T]) -> T:
+        return self._worker.submit(work).result()
+
+    def _read_request(self, request: dict[str, Any]) -> EditRequest:
+        """An edit as the page sends it. ValueError for anything else."""
+        place = "mask" if "mask" in typed("request", request, dict) else "blocks"
+        check_keys("the request", request, ((place,) if place == "mask" else ("blocks", "grid")) + REQUEST_KEYS)
+        first, last = (typed("a layer", layer, int) for layer in _of_length("layers", request["layers"], 2))
+        source = request["transplant_from"]
+        return EditRequest(
+            blocks=None if place == "mask" else _blocks_text(request["blocks"], request["grid"]),
+            mask=_read_mask(request["mask"]) if place == "mask" else None,
+            layers=f"{first}-{last}",
+            noise=typed("noise", request["noise"], bool),
+            keep_exact=typed("keep_exact", request["keep_exact"], bool),
+            feather=typed("feather", request["feather"], int),
+            transplant_from=None if source is None else typed("transplant_from", source, int),
+        )
+
+
+def _few_threads(session: Session) -> None:
+    """Small images gain nothing from a second core, and lose much where that is busy. The pixels are the same."""
+    about = session.describe()
+    if about["height"] * about["width"] <= SMALL:
+        torch.set_num_threads(1)
+
+
+class PngCache:
+    """The images asked for last, within a number of bytes. Any thread may use it."""
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: collections.OrderedDict[Any, bytes] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> bytes | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Any, png: bytes) -> None:
+        with self._lock:
+            self.num_bytes += len(png) - len(self._entries.pop(key, b""))
+            self._entries[key] = png
+            while self.num_bytes > self.max_bytes:
+                self.num_bytes -= len(self._entries.popitem(last=False)[1])
+
+
+def describe_state(state: State) -> dict[str, Any]:
+    """A state for the tree of the page."""
+    number = len(state.recipe.edits)
+    title = state.label if not number else f"Edit {number}: {state.label}"
+    return {"id": state.id, "parent": state.parent, "title": title, "short": state.label, "seed": state.recipe.seed}
+
+
+def describe_variant(variant: Variant) -> dict[str, Any]:
+    """A variant with its image. A change that has no place (nothing lies outside) is None: JSON has no NaN."""
+    inside, outside = (None if math.isnan(value) else value for value in (variant.inside, variant.outside))
+    png = encode_png(to_uint8(variant.img), fast=True)
+    return {
+        "number": variant.edit.number, "inside": inside, "outside": outside,
+        "image": base64.b64encode(png).decode(),
+    }
+
+
+def encode_png(image: np.ndarray, fast: bool = False, text: dict[str, str] | None = None) -> bytes:
+    """uint8 [H, W, C] as PNG, to the byte what `save_png` writes; `fast` trades size for time."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
+    picture.save(buffer, format="PNG", pnginfo=chunks, **({"compress_level": 1} if fast else {}))
+    return buffer.getvalue()
+
+
+def _read_mask(text: Any) -> Mask:
+    """A PNG in base64, white where painted."""
+    try:
+        png = base64.b64decode(typed("mask", text, str), validate=True)
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:   # reads no pixels yet
+            width, height = image.size
+    except (ValueError, OSError, SyntaxError) as err:
+        raise ValueError("the mask is not a PNG in base64") from err
+    if max(width, height) > MAX_MASK_SIDE:
+        raise ValueError(f"a mask has sides of at most {MAX_MASK_SIDE} pixels, got {width}x{height}")
+    return load_mask(io.BytesIO(png), "of the page")
+
+
+def _blocks_text(blocks: Any, grid: Any) -> str:
+    """Blocks in the words of the command line: `4x4:1,2+1,3`."""
+    rows, cols = (typed("a side of the grid", side, int) for side in _of_length("grid", grid, 2))
+    if not typed("blocks", blocks, list):
+        raise ValueError("nothing is selected")
+    pairs = [[typed("a coordinate", value, int) for value in _of_length("a block", block, 2)] for block in blocks]
+    return f"{rows}x{cols}:" + "+".join(f"{row},{col}" for row, col in pairs)
+
+
+def _of_length(name: str, value: Any, length: int) -> list[Any]:
+    if len(typed(name, value, list)) != length:
+        raise ValueError(f"{name} must have {length} entries, got {len(value)}")
+    return value

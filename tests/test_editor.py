@@ -1,0 +1,273 @@
+"""The editor's calls: what the page gets for them, what is kept and what is not."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
+
+from editor_fixtures import REQUEST, Page, mask_png, pixels, small_network
+
+from ssn_plugin.editor import launch
+from ssn_plugin.editor.studio import PngCache, Studio
+from ssn_plugin.edits.edit_options import EditRequest
+from ssn_plugin.edits.recipe_files import parse_recipe
+from ssn_plugin.edits.session import Session
+
+
+@pytest.fixture(scope="module")
+def network():
+    return small_network()
+
+
+@pytest.fixture
+def studio(network, tmp_path):
+    studio = Studio(Session(network), str(tmp_path / "edits" / "session.json"))
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def page(studio) -> Page:
+    return Page(studio)
+
+
+def start(page: Page, seed: int = 3) -> str:
+    return page.post("/api/start", {"seed": seed}).json["current"]
+
+
+def keep(page: Page, state: str, number: int, **changed) -> str:
+    return page.post("/api/keep", {"state": state, "request": REQUEST | changed, "number": number}).json["current"]
+
+
+def test_the_page_learns_what_the_network_is(page):
+    about = page.get("/api/session").json["about"]
+    assert (about["width"], about["height"], about["grids"]) == (16, 16, [[1, 1], [2, 4]])
+    assert about["layers"]["shape"][1] + 1 == about["layers"]["colour"][0]
+
+
+def test_variants_are_those_of_the_session_with_their_changes(page, studio):
+    state = start(page)
+    found = page.variants(state, REQUEST, first=2, count=3)
+    expected = list(studio.session.variants(state, EditRequest("2x4:0,1", layers="0-5"), 3, 2))
+    assert [one["number"] for one in found] == [2, 3, 4]
+    for one, variant in zip(found, expected):
+        assert np.array_equal(pixels(base64.b64decode(one["image"])), variant.image)
+        assert (one["inside"], one["outside"]) == (variant.inside, variant.outside)
+
+
+def test_where_nothing_lies_outside_there_is_no_number(page):
+    request = REQUEST | {"blocks": [[r, c] for r in range(2) for c in range(4)]}
+    assert page.variants(start(page), request, count=1)[0]["outside"] is None
+
+
+def test_a_kept_variant_is_the_next_state_with_the_image_that_was_shown(page):
+    state = start(page)
+    shown = page.variants(state, REQUEST, count=2)[1]
+    kept = keep(page, state, 2)
+    assert np.array_equal(pixels(page.get(f"/api/image/{kept}").data), pixels(base64.b64decode(shown["image"])))
+
+
+def test_undo_redo_and_branches(page):
+    first = start(page)
+    second = keep(page, first, 1)
+    assert page.post("/api/undo", {}).json["current"] == first
+    assert page.post("/api/redo", {}).json["current"] == second
+    page.post("/api/go", {"state": first})
+    third = keep(page, first, 2)
+    tree = page.get("/api/session").json["tree"]
+    assert [(state["id"], state["parent"]) for state in tree["states"]] == [
+        (first, None), (second, first), (third, first)]
+
+
+def test_a_mask_is_redrawn_where_it_is_painted(page, studio):
+    weights = np.zeros([16, 16], np.uint8)
+    weights[4:8, 2:6] = 255
+    request = {key: value for key, value in REQUEST.items() if key not in ("blocks", "grid")}
+    request |= {"mask": mask_png(weights), "keep_exact": True}
+    state = start(page)
+    before, after = page.get(f"/api/image/{state}"), page.variants(state, request, count=1)[0]["image"]
+    changed = (pixels(before.data) != pixels(base64.b64decode(after))).any(axis=2)
+    assert changed[4:8, 2:6].any() and not changed[weights == 0].any()
+
+
+def test_the_first_image_comes_back_where_it_is_brushed_and_nowhere_else(page):
+    first = start(page)
+    edited = keep(page, first, 1, blocks=[[r, c] for r in range(2) for c in range(4)])
+    weights = np.zeros([16, 16], np.uint8)
+    weights[:, :8] = 255
+    restored = page.post("/api/restore", {"state": edited, "mask": mask_png(weights)}).json["current"]
+    before, now, old = (pixels(page.get(f"/api/image/{state}").data).astype(int) for state in (first, restored, edited))
+    assert np.array_equal(now[:, 9:], old[:, 9:])
+    near = np.abs(now[:, :6] - before[:, :6]).mean()
+    assert near < 0.5 * np.abs(old[:, :6] - before[:, :6]).mean()
+
+
+@pytest.mark.parametrize("text", ["", "!", base64.b64encode(b"GIF89a").decode(),
+                                  mask_png(np.zeros([16, 16], np.uint8)), mask_png(np.full([8, 16], 255, np.uint8)),
+                                  mask_png(np.full([5000, 8], 255, np.uint8))])
+def test_a_mask_that_is_none_is_one_line(page, text):
+    request = {key: value for key, value in REQUEST.items() if key not in ("blocks", "grid")} | {"mask": text}
+    answer = page.post("/api/variants", {"state": start(page), "request": request, "first": 1, "count": 1})
+    assert answer.status_code == 400 and "\n" not in answer.json["error"]
+
+
+def test_variants_arrive_one_by_one_and_others_get_their_turn(studio):
+    state = studio.start(3)["current"]
+    variants = studio.variants(state, REQUEST, 1, 8)
+    assert next(variants)["number"] == 1
+    assert studio.image(state)   # while they are drawn
+    assert next(variants)["number"] == 2
+    variants.close()             # the page went on to another place
+
+
+def test_every_change_is_on_disk_when_it_is_answered_and_load_goes_on(page, studio, network):
+    state = keep(page, start(page), 2)
+    page.post("/api/favourites", {"seeds": [5, 7]})
+    again = Session.load(studio.save_path, network)   # nothing was closed: the server may be killed at any moment
+    assert again.current.id == state and again.favourites == (5, 7)
+    assert np.array_equal(again.render(state), studio.session.render(state))
+
+
+def test_a_session_that_cannot_be_saved_says_so(page, studio, tmp_path):
+    (tmp_path / "file").write_text("")
+    studio.save_path = str(tmp_path / "file" / "session.json")
+    answer = page.post("/api/start", {"seed": 1})
+    assert answer.status_code == 500 and "file" in answer.json["error"]
+
+
+def test_the_session_file_is_whole_at_every_moment(page, studio):
+    state, stop, faults = start(page), threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                json.loads(Path(studio.save_path).read_text())
+            except ValueError as err:
+                faults.append(err)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(1, 20):
+        keep(page, state, number)
+    stop.set()
+    reader.join()
+    assert not faults
+
+
+def test_many_requests_leave_memory_where_it_was(page, studio):
+    state = start(page)
+    studio._pngs.max_bytes = 5_000
+    for seed in range(40):
+        page.get(f"/api/seed/{seed}")
+    page.variants(state, REQUEST, first=1, count=20)
+    assert studio._pngs.num_bytes <= 5_000
+    assert len(studio._pngs._entries) < 10 and len(studio.session.states) == 1
+
+
+def test_the_cache_forgets_what_was_not_asked_for_longest():
+    cache = PngCache(10)
+    for key, png in (("a", b"1234"), ("b", b"1234"), ("a", b"1234")):
+        cache.put(key, png)
+    cache.get("a")
+    cache.put("c", b"12345")
+    assert (cache.get("a"), cache.get("b"), cache.num_bytes) == (b"1234", None, 9)
+
+
+def test_requests_at_the_same_time_get_the_images_they_would_get_alone(studio):
+    state = studio.start(3)["current"]
+    alone = [one["image"] for one in studio.variants(state, REQUEST, 1, 6)]
+    found: dict[int, list[str]] = {}
+    threads = [threading.Thread(target=lambda i=i: found.update(
+        {i: [one["image"] for one in studio.variants(state, REQUEST, 1, 6)]})) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(images == alone for images in found.values()) and len(found) == 4
+
+
+def export(page: Page, state: str, kind: str, **options):
+    return page.post("/api/export", {"state": state, "kind": kind, "options": options})
+
+
+def test_an_exported_image_carries_its_recipe(page, studio):
+    state = keep(page, start(page), 2)
+    answer = export(page, state, "png", scale=1)
+    assert 'filename="seed0003-edit1-s2.png"' in answer.headers["Content-Disposition"]
+    assert np.array_equal(pixels(answer.data), studio.session.render(state))
+    assert parse_recipe(answer.data) == studio.session.recipe(state)
+    assert pixels(export(page, state, "png", scale=4).data).shape == (64, 64, 3)
+
+
+def test_an_exported_recipe_is_that_of_the_image(page, studio):
+    state = keep(page, start(page), 2)
+    assert parse_recipe(export(page, state, "recipe").data) == studio.session.recipe(state)
+
+
+def test_a_sheet_shows_the_variants_that_the_page_shows(page):
+    answer = export(page, start(page), "sheet", request=REQUEST, numbers=[1, 3])
+    assert answer.mimetype == "image/png" and min(pixels(answer.data).shape[:2]) > 200
+
+
+def test_a_film_goes_from_the_first_image_to_this_one(page):
+    state = keep(page, keep(page, start(page), 2), 1, blocks=[[1, 1]])
+    film = Image.open(io.BytesIO(export(page, state, "film").data))
+    assert film.format == "WEBP" and film.n_frames == 3 + 2 * 6
+
+
+def test_the_command_makes_the_image(page):
+    first = start(page)
+    assert export(page, first, "command").json["text"] == "python generate.py --network=net.pkl --seeds=3 --outdir=out"
+    assert "--recipe=seed0003-edit1-s2-recipe.json" in export(page, keep(page, first, 1), "command").json["text"]
+
+
+@pytest.mark.parametrize("kind, options", [("zip", {}), ("png", {"scale": 0}), ("png", {"scale": 99}), ("png", {}),
+                                           ("sheet", {"request": REQUEST, "numbers": []}), ("recipe", {"x": 1})])
+def test_an_export_that_is_none_is_one_line(page, kind, options):
+    answer = export(page, start(page), kind, **options)
+    assert answer.status_code == 400 and "\n" not in answer.json["error"]
+
+
+def test_a_bug_is_reported_without_its_inside(page, studio, monkeypatch, capsys):
+    monkeypatch.setattr(studio, "about", lambda: 1 / 0)
+    answer = page.get("/api/session")
+    assert answer.status_code == 500 and "ZeroDivision" not in answer.text
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_sessions_are_saved_in_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert launch.free_path("demo:castles64") == "edits/castles64-1.json"
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "castles64-1.json").write_text("")
+    assert launch.free_path("demo:castles64") == "edits/castles64-2.json"
+    assert launch.free_path("a b/../net work.pkl") == "edits/net-work-1.json"
+
+
+def test_the_server_answers_over_a_socket(studio):
+    import urllib.request
+
+    from ssn_plugin.editor.server import EditorServer
+
+    server = EditorServer(studio)
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    try:
+        url = server.url.partition("#")[0]
+        request = urllib.request.Request(f"{url}api/session", headers={"X-SSN-Token": server.token})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert json.load(answer)["about"]["network"] == "net.pkl"
+            assert answer.headers["Server"] == "editor"
+    finally:
+        server.stop()
+        thread.join(20)
+        server.close()
