@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-PLUGINS: tuple[str, ...] = ("ssn_plugin",)
+PLUGINS: tuple[str, ...] = ("ssn_plugin", "training.lineage")
 
 # Network classes of plugins, and the modules that define them. A missing plugin is no error until a file needs it.
-NETWORK_CLASSES = {"SSNGenerator": "ssn_plugin.networks"}
+NETWORK_CLASSES = {
+    "SSNGenerator": "ssn_plugin.networks",
+    **dict.fromkeys(("ProGANGenerator", "StyleGANGenerator", "GrowingDiscriminator", "MSGDiscriminator"),
+                    "training.lineage.networks"),
+}
 
 
 def import_plugins() -> None:
