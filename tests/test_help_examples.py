@@ -56,6 +56,8 @@ RUNS = {
         "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
         "--trust-pickle",
+        "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 "
+        "--grow-channels=8 --grow-channels-max=32",
         "--outdir=started --continue --kimg=2 --dry-run",
     ],
     "generate": [
@@ -109,7 +111,7 @@ RUNS = {
     ],
     "plugin doctor": ["--cfg=ssn --resolution=16 --gpus=0 --batch=4 --outdir=runs"],
 }
-RUNS["reference train"] = RUNS["train"][:2]  # all but the carrying on, which belongs to the script
+RUNS["reference train"] = RUNS["train"][:3]  # all but the carrying on, which belongs to the script
 
 
 def main_of(command: str) -> tuple[Any, list[str]]:

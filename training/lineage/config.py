@@ -13,30 +13,32 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from training.run import cfgs
 from training.run.cfgs import CfgExtension, CfgSpec, register_cfg
+from training.run.option_table import at_least, click_options, flag_of, option, options_of
 
 NETWORKS = "training.lineage.networks"
 LOSSES = "training.lineage.losses"
 GROW_KIMG = {"progan": 800, "stylegan": 600}   # thousands of images for which a level fades in, and then stays
+GROUP = "Older networks (--cfg=progan, msggan, stylegan, stylegan2-b to -d)"
 FIRST_STAGE = {"progan": 0, "stylegan": 1}     # growing begins with 4x4 and 8x8 pixels
 
 Tree = Any
 Edit = Callable[[Tree, dict[str, Any]], None]
 
 
-def options() -> list[click.Option]:
-    return [
-        click.Option(["--grow-kimg"], type=float, metavar="KIMG",
-                     help="Thousands of images for which a resolution fades in, and then stays; 0 = do not grow  "
-                          "[default: 800; 600 in stylegan and stylegan2-b to -d]"),
-        click.Option(["--grow-channels"], type=int, metavar="INT",
-                     help="Channels at full resolution, in cfgs older than stylegan2  [default: from cfg]"),
-        click.Option(["--grow-channels-max"], type=int, metavar="INT",
-                     help="Channels at low resolutions at most, in cfgs older than stylegan2  [default: from cfg]"),
-    ]
+@dataclasses.dataclass(frozen=True)
+class GrowOptions:
+    """Options of these cfgs. None: not given."""
+
+    grow_kimg: float | None = option(
+        GROUP, None, "KIMG", "Thousands of images for which a resolution fades in, and then stays; 0 = do not grow",
+        rule=at_least(0), part="grow{:g}", shown="800; 600 in stylegan and stylegan2-b to -d")
+    grow_channels: int | None = option(
+        GROUP, None, "INT", "Channels at full resolution; below at most twice as many, or --grow-channels-max",
+        rule=at_least(1), part="channels{}", shown="from cfg")
+    grow_channels_max: int | None = option(
+        GROUP, None, "INT", "Channels at low resolutions, at most", rule=at_least(1), part="max{}", shown="from cfg")
 
 
 def spec(side: int, gpus: int, device: str, base: str = "progan") -> CfgSpec:
@@ -61,7 +63,7 @@ def make_progan(args: Tree, given: dict[str, Any]) -> None:
 
 
 def make_msggan(args: Tree, given: dict[str, Any]) -> None:
-    if given.get("grow_kimg"):
+    if given["grow_kimg"]:
         raise ValueError(f"--grow-kimg has no effect with --cfg=msggan, which does not grow, got {given['grow_kimg']}")
     mbstd = args.D_kwargs.epilogue_kwargs.mbstd_group_size
     use_networks(args, given, "ProGANGenerator", "MSGDiscriminator")
@@ -85,10 +87,10 @@ def make_stylegan(args: Tree, given: dict[str, Any], config: str) -> None:
 def use_networks(args: Tree, given: dict[str, Any], generator: str, discriminator: str) -> None:
     """Name the classes, and leave only arguments that they know."""
     width = {name: args.D_kwargs[name] for name in ("channel_base", "channel_max")}
-    if given.get("grow_channels") is not None:
+    if given["grow_channels"] is not None:
         side = math.isqrt(math.prod(sides(args.training_set_kwargs.resolution)))
         width.update(channel_base=given["grow_channels"] * side, channel_max=2 * given["grow_channels"])
-    if given.get("grow_channels_max") is not None:
+    if given["grow_channels_max"] is not None:
         width.update(channel_max=given["grow_channels_max"])
     args.G_kwargs.update(class_name=f"{NETWORKS}.{generator}", synthesis_kwargs=type(args)(width))
     if generator == "ProGANGenerator":
@@ -107,9 +109,7 @@ def use_loss(args: Tree, name: str, **kwargs: Any) -> None:
 
 
 def growth(given: dict[str, Any], kind: str) -> dict[str, Any]:
-    kimg = GROW_KIMG[kind] if given.get("grow_kimg") is None else given["grow_kimg"]
-    if not 0 <= kimg < math.inf:
-        raise ValueError(f"--grow-kimg must be at least 0, got {kimg:g}")
+    kimg = GROW_KIMG[kind] if given["grow_kimg"] is None else given["grow_kimg"]
     return dict(fade_kimg=kimg, hold_kimg=kimg, first_stage=FIRST_STAGE[kind])
 
 
@@ -122,8 +122,8 @@ def keep(args: Tree, given: dict[str, Any]) -> None:
     """The tree is that of `--cfg=stylegan2` already."""
     for name, value in given.items():
         if value is not None:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} has no effect with --cfg=stylegan2-e and -f, which do not grow, got {value}")
+            cfgs_without = "--cfg=stylegan2-e and -f"
+            raise ValueError(f"{flag_of(name)} has no effect with {cfgs_without}, which do not grow, got {value}")
 
 
 CFGS: dict[str, tuple[Callable[..., CfgSpec], Edit]] = {
@@ -138,12 +138,15 @@ CFGS: dict[str, tuple[Callable[..., CfgSpec], Edit]] = {
 
 def edited(args: Tree, given: dict[str, Any], device: str, edit: Edit) -> tuple[Tree, list[str]]:
     """The tree, and what was given as parts of the run's name."""
-    own = {option.name: given.get(str(option.name)) for option in options()}
+    kinds = options_of(GrowOptions)
+    own = {name: given.get(name) for name in kinds}
+    set_ones = {name: value for name, value in own.items() if value is not None}
+    for name, value in set_ones.items():
+        kinds[name].rule.check(flag_of(name), value)
     edit(args, own)
-    names = {"grow_kimg": "grow", "grow_channels": "channels", "grow_channels_max": "max"}
-    return args, [f"{names[name]}{value:g}" for name, value in own.items() if value is not None]
+    return args, [str(kinds[name].part).format(value) for name, value in set_ones.items()]
 
 
 def register() -> None:
     for name, (spec_of, edit) in CFGS.items():
-        register_cfg(CfgExtension(name, options(), spec_of, functools.partial(edited, edit=edit)))
+        register_cfg(CfgExtension(name, click_options(GrowOptions), spec_of, functools.partial(edited, edit=edit)))
