@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import math
+import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,16 +22,18 @@ if TYPE_CHECKING:
 
     from ssn_plugin.edits.recipe import Recipe
 
-PLACES = ("resample_block", "resample_mask")
+PLACES = ("resample_block", "resample_masks")
 SERIES = ("interpolate", "trunc_grid")
 # Option -> options that contradict it or would have no effect beside it.
 EXCLUDES = {
-    "resample_block": ("resample_mask", "projected_w"),
-    "resample_mask": ("projected_w",),
+    "resample_block": ("resample_masks", "projected_w"),
+    "resample_masks": ("projected_w",),
+    "undo": ("drop",),
     "transplant_from": ("variants", "variant_seed", "resample_noise"),
     "recipe_file": ("seeds", "trunc", "class_idx", "noise_mode", "projected_w", *SERIES),
-    "interpolate": ("trunc_grid", "projected_w", *PLACES),
-    "trunc_grid": ("trunc", "projected_w", *PLACES),
+    "interpolate": ("trunc_grid", "projected_w", "scale", *PLACES),
+    "trunc_grid": ("trunc", "projected_w", "scale", *PLACES),
+    "scale": ("projected_w",),
 }
 # Option -> options of which it needs one.
 NEEDS = {
@@ -38,7 +42,14 @@ NEEDS = {
     "resample_noise": PLACES,
     "variant_seed": PLACES,
     "transplant_from": PLACES,
+    "feather": PLACES,
+    "keep_exact": PLACES,
+    "sheet": PLACES,
     "pick": ("recipe_file",),
+    "undo": ("recipe_file",),
+    "drop": ("recipe_file",),
+    "paste_into": ("recipe_file",),
+    "scale_filter": ("scale",),
     "space": ("interpolate",),
     "loop": ("interpolate",),
     "fps": ("interpolate",),
@@ -54,8 +65,8 @@ Examples:
 class Options:
     """The options of this command, as their help explains them."""
 
-    network: str
-    outdir: str
+    network: str | None
+    outdir: str | None
     seeds: str | None
     trunc: float
     class_idx: int | None
@@ -67,39 +78,52 @@ class Options:
     fps: int
     trunc_grid: str | None
     resample_block: str | None
-    resample_mask: str | None
+    resample_masks: tuple[str, ...]
     variants: int
     resample_layers: str | None
     resample_noise: bool
     variant_seed: int
     transplant_from: int | None
+    feather: int
+    keep_exact: bool
     recipe_file: str | None
     pick: int | None
+    undo: bool
+    drop: int | None
+    paste_into: str | None
+    scale: int
+    scale_filter: str
+    sheet: str
     device: str | None
     trust_pickle: bool
 
     @property
     def redraws(self) -> bool:
         """Is something new drawn?"""
-        return self.resample_block is not None or self.resample_mask is not None
+        return self.resample_block not in (None, "help") or bool(self.resample_masks)
+
+    @property
+    def is_smooth(self) -> bool:
+        return self.scale_filter == "lanczos"
 
     def load(self) -> torch.nn.Module:
         """The network's averaged generator, on the device."""
         from torch_utils.devices import choose_device
         from training.images.generation import load_generator
 
+        assert self.network is not None  # by check_options
         return load_generator(self.network, choose_device(self.device), self.trust_pickle)
 
 
 @click.command(cls=Command, epilog=EPILOG)
-@network_option()
+@network_option(required=False)
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
 @class_option()
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones, or none")
 @click.option("--projected-w", metavar="FILE", help="Render the latents that projector.py saved, instead of seeds")
-@click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
+@click.option("--outdir", metavar="DIR", help="Where to write the images  [default: the folder of the recipe]")
 @click.option("--interpolate", type=click.IntRange(1, 10**5), metavar="FRAMES",
               help="Instead of images make a film from seed to seed with this many frames for each step: MP4, or "
                    "animated WebP where there is no ffmpeg")
@@ -113,8 +137,13 @@ class Options:
 @click.option("--resample-block", metavar="BLOCKS",
               help="Redraw these blocks of each image: ROW,COL or an index from the top left; several joined with '+' "
                    "(1,2+1,3 or 6+7); 'all'; or 'keep:1,2+1,3' for all but those. Blocks are those of the "
-                   "finest grid; 1x1:0 is block 0 of grid 1x1")
-@click.option("--resample-mask", metavar="PNG", help="Redraw where this picture of the image's size is white")
+                   "finest grid; 1x1:0 is block 0 of grid 1x1. 'help' writes a picture of the blocks")
+@click.option("--resample-mask", "resample_masks", multiple=True, metavar="PNG",
+              help="Redraw what is painted in this picture, which has the proportions of the image: any colour on "
+                   "transparent or black. May be given several times")
+@click.option("--feather", type=click.IntRange(0, 512), default=0, show_default=True, metavar="PIXELS",
+              help="Mix old and new over this many pixels around the place")
+@click.option("--keep-exact", is_flag=True, help="Leave every pixel beyond the place and its feather exactly as it was")
 @click.option("--variants", type=click.IntRange(1, 999), default=8, show_default=True, metavar="INT",
               help="How many alternatives to draw")
 @click.option("--resample-layers", metavar="LAYERS",
@@ -125,9 +154,21 @@ class Options:
               help="Skip this many variants, to see others: 8 gives v09, v10, ... They join those in --outdir")
 @click.option("--transplant-from", type=click.IntRange(min=0), metavar="SEED",
               help="Take the latents from the image of this seed instead of drawing them")
-@click.option("--recipe", "recipe_file", metavar="FILE", help="Make the images of this recipe again, or go on from it")
+@click.option("--recipe", "recipe_file", metavar="FILE",
+              help="Make the images of this recipe again, or go on from it: a JSON file, or a PNG made from one")
 @click.option("--pick", type=click.IntRange(min=0), metavar="INT",
               help="Keep this variant of the recipe (0: the image before) and drop the others")
+@click.option("--undo", is_flag=True, help="Take back the last edit of the recipe")
+@click.option("--drop", type=click.IntRange(min=1), metavar="INT",
+              help="Take out this edit of the recipe, counted from 1; the others stay what they are")
+@click.option("--paste-into", metavar="PHOTO",
+              help="Add what the edits changed to the photograph that the recipe was made for, at its full size")
+@click.option("--scale", type=click.IntRange(1, 64), default=1, show_default=True, metavar="INT",
+              help="Write the images this many times as large")
+@click.option("--scale-filter", type=click.Choice(["nearest", "lanczos"]), default="nearest", show_default=True,
+              help="Enlarge to squares, or smoothly")
+@click.option("--sheet", type=click.Choice(["png", "pdf"]), default="png", show_default=True,
+              help="Format of the contact sheet")
 @device_option()
 @trust_option()
 @click.pass_context
@@ -138,8 +179,9 @@ def main(ctx: click.Context, **options: Any) -> None:
     the last, with --trunc-grid a sheet seed0003-seed0007-trunc.png. With --resample-block or --resample-mask (networks
     trained with --cfg=ssn) also seed0003-v01.png and so on, a contact sheet, a map of the change, and
     seed0003-recipe.json. To keep variant 5 and redraw something else, go on from that file:
-    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3. These files are called seed0003-edit1 and so on;
-    where a name is taken by another edit of the same image, a number follows: seed0003-2.
+    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3. The recipe knows its network. These files are
+    called seed0003-edit1 and so on; where a name is taken by another edit of the same image, a number follows:
+    seed0003-2.
     """
     check_options(ctx)
     o = Options(**options)
@@ -149,7 +191,7 @@ def main(ctx: click.Context, **options: Any) -> None:
         lines = render_film(o)
     elif o.trunc_grid is not None:
         lines = render_truncation_grid(o)
-    elif not o.redraws and o.recipe_file is None:
+    elif not o.redraws and o.resample_block is None and o.recipe_file is None:
         lines = render_seeds(o)
     else:
         lines = redraw(o)
@@ -164,10 +206,27 @@ def main(ctx: click.Context, **options: Any) -> None:
 def render_seeds(o: Options) -> Iterator[str]:
     """An image for each seed; yields the paths as they are done."""
     from training.images import generation
+    from training.images.pictures import scale_up
 
     seeds = generation.parse_seeds(o.seeds or "")
     G = o.load()
-    yield from generation.save_seeds(G, seeds, usable_class(G, o.class_idx), o.trunc, o.noise_mode, o.outdir)
+    class_idx = usable_class(G, o.class_idx)
+    finish = functools.partial(scale_up, factor=o.scale, smooth=o.is_smooth)
+    text_of = recipe_texts(G, o, class_idx)
+    assert o.outdir is not None
+    yield from generation.save_seeds(G, seeds, class_idx, o.trunc, o.noise_mode, o.outdir, finish, text_of)
+
+
+def recipe_texts(G: torch.nn.Module, o: Options, class_idx: int | None) -> Callable[[int], dict[str, str]] | None:
+    """What the image of a seed carries in its file: how to make it again. None where it could not be edited."""
+    if not (hasattr(G, "block_grid") and importlib.util.find_spec("ssn_plugin")):
+        return None
+    from ssn_plugin.edits.recipe_files import png_text
+    from ssn_plugin.edits.resample import start_recipes
+
+    name = os.path.basename(o.network or "")
+    first, = start_recipes(G, name, [0], class_idx, o.trunc, o.noise_mode)
+    return lambda seed: png_text(dataclasses.replace(first, seed=seed, network_path=o.network))
 
 
 def render_projected(o: Options) -> Iterator[str]:
@@ -211,15 +270,26 @@ def redraw(o: Options) -> Iterator[str]:
     """Images of recipes, new or read, and their variants; at the end a command that goes on from there."""
     if not importlib.util.find_spec("ssn_plugin"):  # the host works without its plugin, apart from this
         raise click.UsageError("redrawing needs the package ssn_plugin beside this script")
-    from ssn_plugin.edits import edit_options, recipe_files, resample, resample_report
+    from ssn_plugin.edits import edit_command, edit_options, recipe_files, resample, resample_report
     from ssn_plugin.edits.open_network import OpenNetwork
-    from training.images.generation import parse_seeds
+    from training.images import generation, projection_files
 
-    seeds = [] if o.seeds is None else parse_seeds(o.seeds)
-    recipes = [] if o.recipe_file is None else [recipe_files.open_recipe(o.recipe_file, o.pick, goes_on=o.redraws)]
-    mask = None if o.resample_mask is None else edit_options.load_mask(o.resample_mask)
+    seeds = [] if o.seeds is None else generation.parse_seeds(o.seeds)
+    recipes = []
+    if o.recipe_file is not None:
+        recipes = [recipe_files.open_recipe(o.recipe_file, o.pick, o.redraws, o.undo, o.drop)]
+        o = dataclasses.replace(
+            o, network=o.network or edit_command.remembered_network(recipes[0], o.recipe_file),
+            outdir=o.outdir or os.path.dirname(o.recipe_file) or ".")
+    masks = [edit_options.load_mask(path) for path in o.resample_masks]
     request = edit_options.EditRequest(
-        o.resample_block, mask, o.resample_layers, o.resample_noise, o.variants, o.variant_seed, o.transplant_from)
+        o.resample_block, edit_options.join_masks(masks), o.resample_layers, o.resample_noise, o.variants,
+        o.variant_seed, o.transplant_from, o.feather, o.keep_exact)
+    photo = None if o.paste_into is None else projection_files.open_target(o.paste_into)
+    if photo is not None:
+        edit_command.check_photograph(recipes[0], photo, o.recipe_file or "")
+
+    assert o.network is not None and o.outdir is not None  # by check_options
     network = OpenNetwork.load(o.network, o.device, o.trust_pickle)
     if recipes:
         network = network.tuned_for(recipes[0])
@@ -227,14 +297,22 @@ def redraw(o: Options) -> Iterator[str]:
         class_idx = usable_class(network.G, o.class_idx)
         recipes = resample.start_recipes(
             network.G, network.name, seeds, class_idx, o.trunc, o.noise_mode, network.sha256)
+    recipes = [dataclasses.replace(recipe, network_path=o.network) for recipe in recipes]
     if o.redraws:
         recipes = request.add_to(recipes, network.G, network.name)
     network.check(recipes[0])  # the others differ in the seed alone
+    yield from (f"{mask.path}: {mask.painted:.1%} of the image is painted, which is redrawn" for mask in masks)
+    if o.resample_block == "help":
+        yield from (edit_command.save_block_grid(network, recipe, o.outdir) for recipe in recipes)
+        return
     paths = []
     for recipe in recipes:
-        path, result = resample_report.redraw(network, recipe, o.outdir)
+        look = resample_report.Look(o.scale, o.is_smooth, o.sheet)
+        path, result = resample_report.redraw(network, recipe, o.outdir, look)
         paths.append(path)
-        yield from resample_report.summary_lines(path, result)
+        yield from resample_report.summary_lines(path, result, o.sheet)
+        if photo is not None:
+            yield from edit_command.save_photographs(network, result, photo, path)
     yield next_step(o, recipes[0], paths[0], network.G.block_grid[-1])
 
 
@@ -248,6 +326,9 @@ def check_options(ctx: click.Context) -> None:
                 raise click.UsageError(f"{flags[name]} cannot be combined with {flags[other]}")
         if name in NEEDS and not set(NEEDS[name]).intersection(given):
             raise click.UsageError(f"{flags[name]} needs {' or '.join(flags[other] for other in NEEDS[name])}")
+    for name in ("network", "outdir"):  # a recipe knows both
+        if name not in given and "recipe_file" not in given:
+            raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == name))
     if not {"seeds", "projected_w", "recipe_file"}.intersection(given):
         raise click.UsageError("--seeds is required without --projected-w or --recipe")
     if {"seeds", "projected_w"}.issubset(given):

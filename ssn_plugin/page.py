@@ -91,6 +91,15 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
+def scale_up(image: np.ndarray, factor: int, smooth: bool = False) -> np.ndarray:
+    """An image at a multiple of its size: every pixel a square, or smooth, by Lanczos' filter."""
+    if not smooth:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    size = (factor * picture.width, factor * picture.height)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).reshape(size[1], size[0], image.shape[2])
+
+
 def nice_scale(largest: float) -> tuple[float, float]:
     """End and tick distance of a scale from 0 that holds `largest`: 1, 2, 2.5 or 5 times a power of ten per tick."""
     if not math.isfinite(largest) or largest <= 0:

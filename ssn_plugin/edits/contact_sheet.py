@@ -1,4 +1,4 @@
-"""Draws what resampling did: a contact sheet of the variants and a map of the change.
+"""Draws what can be redrawn and what was: the blocks of an image, a sheet of the variants, a map of the change.
 
 Plain Pillow on a white page. Images are uint8 arrays [H, W, C] with 1, 3 or 4 channels; regions are bool [H, W].
 """
@@ -29,6 +29,8 @@ from ssn_plugin.page import (
 )
 
 LINE = 2            # width of the outline, even: half of it on either side of the border
+PART_GAP = 4        # between a variant and its enlarged part
+GRID_TILE = 3       # size of the picture of the blocks, in tiles
 
 
 def draw_contact_sheet(
@@ -40,8 +42,12 @@ def draw_contact_sheet(
     title: str,
     subtitle: str,
     footer: str,
+    block_grid: tuple[int, int] | None = None,  # rows and columns, to be numbered along the original
 ) -> Image.Image:
-    """The original with the region outlined, beside it the variants in reading order."""
+    """The original with the region outlined, beside it the variants in reading order.
+
+    Beside each variant stands the redrawn part, enlarged, where that is less than half of the image.
+    """
     num = len(variants)
     if not num or len(labels) != num or len(notes) != num:
         raise ValueError(f"a sheet needs a label and a note for each variant, got {num}, {len(labels)}, {len(notes)}")
@@ -51,21 +57,54 @@ def draw_contact_sheet(
     cell_h = tile_h + 40  # the tile, its label and note, and air
     large = 2 if rows > 1 else 1  # the original, twice the size of its variants
     size = (large * tile_w, large * tile_h)
+    part, part_size = _enlarged_part(region, (tile_w, tile_h))
+    cell_w = tile_w + (part_size[0] + PART_GAP if part_size else 0)
 
     least_width, top = frame_of(title, subtitle, footer)
     left = MARGIN + size[0] + 3 * GAP
-    width = max(left + columns * (tile_w + GAP) - GAP + MARGIN, least_width)
+    width = max(left + columns * (cell_w + GAP) - GAP + MARGIN, least_width)
     height = top + rows * cell_h + 34
     page, draw = blank_page(width, height, title, subtitle, footer)
 
     paste_tile(page, draw, original, (MARGIN, top), size)
     _outline(page, region, (MARGIN, top), size)
+    if block_grid is not None:
+        _number_edges(draw, block_grid, (MARGIN, top), size)
     caption(draw, (MARGIN, top + size[1] + 6), "original", "")
     for i, variant in enumerate(variants):
-        x, y = left + (i % columns) * (tile_w + GAP), top + (i // columns) * cell_h
+        x, y = left + (i % columns) * (cell_w + GAP), top + (i // columns) * cell_h
         paste_tile(page, draw, variant, (x, y), (tile_w, tile_h))
+        if part_size:
+            paste_tile(page, draw, variant[part], (x + tile_w + PART_GAP, y), part_size)
         _mark_extent(draw, region, (x, y), (tile_w, tile_h))
         caption(draw, (x, y + tile_h + 6), labels[i], notes[i])
+    return page
+
+
+def draw_block_grid(
+    image: np.ndarray,           # [H, W, C]
+    block_grid: tuple[int, int],
+    title: str,
+    subtitle: str,
+    footer: str,
+) -> Image.Image:
+    """The image, large, with the borders and the names `row,column` of its blocks."""
+    rows, cols = block_grid
+    w, h = (GRID_TILE * side for side in tile_size(image.shape[:2]))
+    least_width, top = frame_of(title, subtitle, footer)
+    page, draw = blank_page(max(MARGIN + w + MARGIN, least_width), top + h + 40 + 34, title, subtitle, footer)
+    paste_tile(page, draw, image, (MARGIN, top), (w, h))
+    for width, fill in ((3, (255, 255, 255)), (1, INK)):  # legible on any picture
+        for x in (MARGIN + col * w // cols for col in range(cols + 1)):
+            draw.line((x, top, x, top + h), fill=fill, width=width)
+        for y in (top + row * h // rows for row in range(rows + 1)):
+            draw.line((MARGIN, y, MARGIN + w, y), fill=fill, width=width)
+    size = min(24, max(10, w // cols // 4))
+    for row in range(rows):
+        for col in range(cols):
+            center = (MARGIN + (2 * col + 1) * w // cols // 2, top + (2 * row + 1) * h // rows // 2)
+            draw.text(center, f"{row},{col}", fill=INK, font=font(size), anchor="mm", stroke_width=2,
+                      stroke_fill=(255, 255, 255))
     return page
 
 
@@ -106,6 +145,34 @@ def draw_change_map(
         draw.line((bar_x + bar_w, y, bar_x + bar_w + 4, y), fill=GRAY)
         draw.text((bar_x + bar_w + 8, y), f"{i * step:.4g}", fill=GRAY, font=font(12), anchor="lm")
     return page
+
+
+def _enlarged_part(
+    region: np.ndarray, tile: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[int, int] | None]:
+    """Where the region lies, and width and height at which that part fits a tile; None if it is not worth it."""
+    rows, cols = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return (slice(0), slice(0)), None
+    height, width = rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0]
+    part = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+    if 2 * height * width > region.size:
+        return part, None
+    scale = min(tile[0] / width, tile[1] / height)
+    return part, (max(round(width * scale), 1), max(round(height * scale), 1))
+
+
+def _number_edges(
+    draw: ImageDraw.ImageDraw, block_grid: tuple[int, int], at: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Numbers of the columns above a tile and of the rows on its left, beside the picture, which stays untouched."""
+    rows, cols = block_grid
+    for col in range(cols):
+        draw.text((at[0] + (2 * col + 1) * size[0] // cols // 2, at[1] - 4), str(col), fill=GRAY, font=font(11),
+                  anchor="ms")
+    for row in range(rows):
+        draw.text((at[0] - 6, at[1] + (2 * row + 1) * size[1] // rows // 2), str(row), fill=GRAY, font=font(11),
+                  anchor="rm")
 
 
 def _outline(page: Image.Image, region: np.ndarray, at: tuple[int, int], size: tuple[int, int],

@@ -146,8 +146,10 @@ def _painted(rgba: np.ndarray) -> np.ndarray:
     return weights.astype(np.uint8)
 
 
-def join_masks(masks: Sequence[Mask]) -> Mask:
-    """One mask that redraws whatever one of them redraws, at the size of the largest."""
+def join_masks(masks: Sequence[Mask]) -> Mask | None:
+    """One mask that redraws whatever one of them redraws, at the size of the largest; None of none."""
+    if not masks:
+        return None
     largest = max(masks, key=lambda mask: mask.weights.size)
     resized = [mask.resized(*largest.weights.shape).weights for mask in masks]
     return Mask(", ".join(mask.path for mask in masks), np.maximum.reduce(resized))

@@ -97,7 +97,14 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
 
 def save_image(image: Image.Image | np.ndarray, path: str | os.PathLike, recipe: Recipe) -> None:
     """Write an image as PNG that carries its recipe. See `save_png` for the image."""
-    save_png(image, path, {PNG_KEYWORD: recipe_text(recipe, os.path.dirname(path) or ".")})
+    save_png(image, path, png_text(recipe, os.path.dirname(path) or "."))
+
+
+def png_text(recipe: Recipe, folder: str | os.PathLike | None = None) -> dict[str, str]:
+    """What a PNG carries, by keyword. Images are passed on, so it says nothing of the folders of this machine."""
+    if recipe.network_path is not None and not recipe.network_path.startswith("demo:"):
+        recipe = dataclasses.replace(recipe, network_path=None)
+    return {PNG_KEYWORD: recipe_text(recipe, folder)}
 
 
 def read_recipe(path: str | os.PathLike) -> Recipe:
@@ -115,11 +122,22 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
         raise ValueError(f"recipe {path}: {err}") from err
 
 
-def open_recipe(path: str | os.PathLike, pick: int | None, goes_on: bool) -> Recipe:
-    """Read a recipe, reduced to the picked image. To go on from it, it must describe a single image."""
+def open_recipe(
+    path: str | os.PathLike, pick: int | None, goes_on: bool, undo: bool = False, drop: int | None = None
+) -> Recipe:
+    """Read a recipe, reduced to one image where asked: variant `pick`, without the last edit, without edit `drop`.
+
+    goes_on: another edit will follow, so it must describe a single image. ValueError otherwise.
+    """
     recipe = read_recipe(path)
     if pick is not None:
-        return recipe.pick(pick)
+        recipe = recipe.pick(pick)
+    if undo:
+        if not recipe.edits:
+            raise ValueError(f"recipe {path}: there is no edit to undo")
+        recipe = recipe.without(len(recipe.edits))
+    if drop is not None:
+        recipe = recipe.without(drop)
     if goes_on and recipe.variants:
         raise ValueError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
     return recipe

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import dnnlib
 from dnnlib.util import UserError
@@ -120,13 +120,16 @@ def save_seeds(
     truncation_psi: float,
     noise_mode: str,
     outdir: str | os.PathLike,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda image: image,   # applied to each image [H, W, C]
+    text_of: Callable[[int], dict[str, str]] | None = None,   # seed -> texts that its file carries, by keyword
 ) -> Iterator[str]:
     """Write `seed0003.png` for each seed; yields the paths as they are done."""
     os.makedirs(outdir, exist_ok=True)
     c = class_to_label(class_idx, G.c_dim).to(device_of(G))
     for seed in seeds:
-        image = image_of_seed(G, seed, c, truncation_psi, noise_mode)
-        yield save_png(image, os.path.join(outdir, f"seed{seed:04d}.png"))
+        image = finish(image_of_seed(G, seed, c, truncation_psi, noise_mode))
+        text = None if text_of is None else text_of(seed)
+        yield save_png(image, os.path.join(outdir, f"seed{seed:04d}.png"), text)
 
 
 def load_projected_w(path: str | os.PathLike) -> np.ndarray:
@@ -192,10 +195,16 @@ def save_projected(
         yield save_png(to_uint8(img)[0], os.path.join(outdir, f"proj{i:02d}.png"))
 
 
-def save_png(image: np.ndarray, path: str) -> str:
-    """Write uint8 [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, whole or not at all; returns the path."""
+def save_png(image: np.ndarray, path: str, text: dict[str, str] | None = None) -> str:
+    """Write uint8 [H, W, C] of 1 (gray), 3 (RGB) or 4 (RGBA) channels, whole or not at all; returns the path.
+
+    text: ASCII that the file carries, by keyword.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     with dnnlib.util.open_atomic(path) as file:
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, format="PNG")
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, format="PNG", pnginfo=chunks)
     return path
 
 

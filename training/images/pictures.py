@@ -34,6 +34,15 @@ def enlarge(image: np.ndarray, least: int) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def scale_up(image: np.ndarray, factor: int, smooth: bool = False) -> np.ndarray:
+    """An image at a multiple of its size: every pixel a square, or smooth, by Lanczos' filter."""
+    if not smooth:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    size = (factor * picture.width, factor * picture.height)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).reshape(size[1], size[0], image.shape[2])
+
+
 def tile_size(height: int, width: int) -> tuple[int, int]:
     """Width and height at which to show an image: whole multiples of small ones, large ones reduced to MAX_TILE."""
     side = max(height, width)
