@@ -137,8 +137,8 @@ def bad_image(rng: random.Random, folder: Path, good: Path) -> str:
     return write(folder, rng.choice(["a.png", "a.jpg", "a.bmp"]), damaged_png(rng))
 
 
-def image_of_another_size(rng: random.Random, folder: Path, good: Path) -> str:
-    return write(folder, "size.png", png(rng, rng.randrange(9, 40), rng.randrange(9, 40), "L"))
+def image_of_other_proportions(rng: random.Random, folder: Path, good: Path) -> str:
+    return write(folder, "size.png", png(rng, rng.randrange(9, 20), rng.randrange(22, 40), "L"))
 
 
 def black_mask(rng: random.Random, folder: Path, good: Path) -> str:
@@ -326,7 +326,7 @@ IMAGES += [missing, a_file, empty_folder, bad_zip, bad_zip]
 EDITS: list[Overrides] = [
     *({"--seeds": text} for text in ("", "a", "1-", "5-3", "1,,2", "-1", "1.5", "99999999999", "0-9999999")),
     *({"--resample-block": text} for text in ("", "9,9", "x", "4", "-1", "1,2,3", "keep:all", "0,0+9,9", "all+all")),
-    *({"--resample-mask": made} for made in (bad_image, image_of_another_size, black_mask, missing, a_file)),
+    *({"--resample-mask": made} for made in (bad_image, image_of_other_proportions, black_mask, missing, a_file)),
     *({"--resample-block": "0,0", "--resample-layers": text} for text in ("", "bottom", "5", "3-1", "0-99", "-1")),
     *({"--seeds": None, "--recipe": made} for made in (bad_recipe,) * 8 + (missing, a_file, recipe_of_another_network)),
     {"--seeds": None, "--recipe": "IN/recipe.json", "--pick": "9"}, {"--seeds": None}, {"--pick": "1"},

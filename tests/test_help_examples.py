@@ -28,6 +28,9 @@ from network_file_helpers import discriminator, generator, snapshot
 from other_host import in_host_of
 
 from ssn_plugin import cli, transfer
+from ssn_plugin.edits import recipe_files
+from ssn_plugin.edits.arrays import Arrays
+from ssn_plugin.edits.recipe import Picture, Recipe, hash_network
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -67,6 +70,11 @@ RUNS = {
         "--variants=1 --outdir=edit2",
         "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --resample-noise --variants=1 --outdir=noise",
         "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --transplant-from=2 --outdir=transplant",
+        "--recipe=edit/seed0001-recipe.json --pick=5 --resample-mask=mask.png --feather=1 --keep-exact --variants=1 "
+        "--scale=2 --scale-filter=lanczos --sheet=pdf",
+        "--recipe=edit/seed0001-edit1-recipe.json --pick=1 --undo",
+        "--recipe=edit/seed0001-edit1-recipe.json --pick=1 --drop=1",
+        "--recipe=found/proj-recipe.json --resample-block=0 --variants=1 --paste-into=photo.png",
         "--network=labelled.pkl --seeds=1 --class=1 --outdir=labelled",
         "--network=network-snapshot.pkl --seeds=1,2 --interpolate=2 --space=z --loop --fps=2 --outdir=film",
         "--network=network-snapshot.pkl --seeds=1 --trunc-grid=0,1 --outdir=grid",
@@ -189,7 +197,17 @@ def write_networks(folder):
     network_export.save_networks(labelled, folder / "labelled.pkl")
     network_export.save_networks(transfer.transfer_networks(labelled, [[4, 4]])[0], folder / "labelled-ssn.pkl")
     np.savez(folder / "w.npz", w=np.zeros([1, networks["G_ema"].num_ws, networks["G_ema"].w_dim], dtype=np.float32))
+    write_found_recipe(folder, networks["G_ema"])
     (folder / "release").mkdir()
+
+
+def write_found_recipe(folder, G):
+    """As projector.py writes for photo.png."""
+    w = np.zeros([1, 1, G.w_dim], dtype=np.float32)
+    found = Recipe("ssn.pkl", hash_network(G), seed=303, found=Arrays.of({"w": w}),
+                   picture=Picture("photo.png", 60, 40, (10, 0, 50, 40)), network_path=str(folder / "ssn.pkl"))
+    (folder / "found").mkdir()
+    recipe_files.write_recipe(found, folder / "found" / "proj-recipe.json")
 
 
 def write_classifier(folder):

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class Arrays:
     def of(cls, arrays: dict[str, np.ndarray]) -> Arrays:
         """The same arrays give the same bytes, and so the same hash."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        named: dict[str, Any] = dict(arrays)
+        np.savez(buffer, **named)
         return cls(buffer.getvalue())
 
     @functools.cached_property

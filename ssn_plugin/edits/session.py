@@ -165,10 +165,11 @@ class Session:
         if (seed is None) == (recipe is None):
             raise ValueError("an image starts from either a seed or a recipe")
         with self._lock:
-            if recipe is None:
+            if seed is not None:
                 new = Recipe(network.name, network.sha256, seed, class_, float(truncation), noise_mode,
                              tuned=network.tuned, network_path=network.path)
             else:
+                assert recipe is not None
                 new = dataclasses.replace(recipe.pick(0), network_path=network.path)
             network.check(new)
             return self._go(self._add(None, new, new.picture.name if new.picture else f"seed {new.seed}"))
