@@ -135,7 +135,7 @@ def training_folder(network: str) -> str | None:
 def measure_in_process(place: Place, job: dict[str, Any]) -> None:
     """The work of one process: measure, and in the first one print and save."""
     from metrics import detectors as detector_files
-    from metrics import metric_main, metric_utils
+    from metrics import metric_main, metric_utils, shared_features
     from metrics.report import format_table
     from training.network_files import load_networks
     from training.plugins import import_plugins
@@ -150,16 +150,16 @@ def measure_in_process(place: Place, job: dict[str, Any]) -> None:
     progress = metric_utils.ProgressMonitor(verbose=job["verbose"] and is_first)
     as_table = is_first and wants_table(job["as_json"])
     results = []
-    for name in job["names"]:
-        if is_first and job["verbose"]:
-            click.echo(f"Calculating {name}...", err=True)
-        with one_line_warnings():
+    with shared_features.sharing(), one_line_warnings():
+        for name in job["names"]:
+            if is_first and job["verbose"]:
+                click.echo(f"Calculating {name}...", err=True)
             result = metric_main.calc_metric(
                 name, G=G, dataset_kwargs=dataset_kwargs, num_gpus=place.num_processes, rank=place.rank, device=device,
                 progress=progress, outdir=job["run_dir"], **map_options(job["options"]))
-        results.append(result)
-        if is_first:
-            metric_main.report_metric(result, run_dir=job["run_dir"], snapshot_pkl=job["network"], silent=as_table)
+            results.append(result)
+            if is_first:
+                metric_main.report_metric(result, run_dir=job["run_dir"], snapshot_pkl=job["network"], silent=as_table)
     if as_table:
         click.echo(format_table(results))
 

@@ -48,7 +48,8 @@ def hash_dataset(path: str) -> str:
 
     identity = _hash_entries([(name, *_file_identity(os.path.join(path, name))) for name in names])
     memo_path = dnnlib.make_cache_dir_path("gan-metrics", f"folder-{identity}.json")
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(memo_path, encoding="utf-8") as file:
+    unreadable = (OSError, ValueError, KeyError, TypeError, RecursionError)
+    with contextlib.suppress(*unreadable), open(memo_path, encoding="utf-8") as file:
         return str(json.load(file)["content"])
     content = _hash_entries([(name, *_length_and_crc(os.path.join(path, name))) for name in names])
     with contextlib.suppress(OSError):   # it only saves reading the folder again

@@ -164,9 +164,7 @@ def _checked_hash(url: str, path: str) -> str:
     source = "its publisher's"
     if expected is None:
         memo_path = dnnlib.make_cache_dir_path("gan-metrics", "detector-hashes.json")
-        memo: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError), open(memo_path, encoding="utf-8") as file:
-            memo = dict(json.load(file))
+        memo = _read_memo(memo_path)
         expected, source = memo.get(url), f"that of its first use (noted in {memo_path})"
         if expected is None:
             _remember(memo_path, {**memo, url: found})
@@ -175,6 +173,14 @@ def _checked_hash(url: str, path: str) -> str:
         raise UserError(f"{path} has the SHA-256 {found[:16]}..., not {source}, {expected[:16]}...: "
                         f"it is damaged or another detector")
     return found
+
+
+def _read_memo(memo_path: str) -> dict[str, str]:
+    """URL -> hash; empty where there is no such file, or another one."""
+    memo: Any = None
+    with contextlib.suppress(OSError, ValueError, RecursionError), open(memo_path, encoding="utf-8") as file:
+        memo = json.load(file)
+    return {url: value for url, value in memo.items() if isinstance(value, str)} if isinstance(memo, dict) else {}
 
 
 def _remember(memo_path: str, memo: dict[str, str]) -> None:

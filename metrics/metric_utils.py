@@ -11,7 +11,7 @@ import hashlib
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ import torch
 import dnnlib
 from dnnlib.util import UserError
 from torch_utils import devices
+from torch_utils.safe_unpickler import load_pickle
 from training.data.decoding import READER
 from training.networks import side_lengths
 
 from . import content_hash, detectors, sampling
 from .progress import ProgressMonitor
+from .shared_features import feature_batches
 
 __all__ = [
     "FeatureStats", "MetricOptions", "ProgressMonitor", "compute_feature_stats_for_dataset",
@@ -160,11 +162,7 @@ class FeatureStats:
         """Add rows of all processes, interleaved: the first row of every rank, then the second rows, and so on."""
         if x.ndim != 2:
             raise UserError(f"features must be [N, F], got {list(x.shape)}")
-        if num_gpus > 1:
-            parts = [torch.empty_like(x) for _ in range(num_gpus)]
-            torch.distributed.all_gather(parts, x.contiguous())
-            x = torch.stack(parts, dim=1).flatten(0, 1)
-        self.append(x.float().cpu().numpy())
+        self.append(gather_rows(x, num_gpus))
 
     def get_all(self) -> np.ndarray:
         """All rows, float32 `[N, F]`."""
@@ -190,34 +188,61 @@ class FeatureStats:
 
     def save(self, pkl_file: str | os.PathLike) -> None:
         """Write a pickle of the attribute dict, atomically."""
+        if self.capture_all:
+            self.get_all()   # joins the arrays: the reader counts them
         with dnnlib.util.open_atomic(pkl_file) as file:
-            pickle.dump(self.__dict__, file)
+            pickle.dump(vars(self), file, protocol=4)   # the newest that `load_pickle` reads
 
     @staticmethod
     def load(pkl_file: str | os.PathLike) -> FeatureStats:
         """Read what `save` wrote. `ValueError` for anything else; nothing in the file is executed."""
+        with open(pkl_file, "rb") as file:
+            data = file.read()
         try:
-            with open(pkl_file, "rb") as file:
-                state = _ArrayUnpickler(file).load()
-            stats = FeatureStats(state["capture_all"], state["capture_mean_cov"], state["max_items"])
-            if set(state) != set(stats.__dict__):
-                raise UserError("unknown attributes")
-            stats.__dict__.update(state)
-        except OSError:
-            raise
-        except Exception as err:  # a damaged pickle raises nearly anything
+            return FeatureStats._of_state(load_pickle(data))
+        except ValueError as err:
             raise UserError(f"{pkl_file} does not hold feature statistics: {err}") from err
+
+    @staticmethod
+    def _of_state(state: Any) -> FeatureStats:
+        """Statistics with these attributes. ValueError unless they fit together."""
+        stats = FeatureStats()
+        if type(state) is not dict or set(state) != set(vars(stats)):
+            raise UserError("it has other entries")
+        vars(stats).update(state)
+        n, width, rows = stats.num_items, stats.num_features, stats.all_features
+        if type(n) is not int or n < 1 or type(width) is not int or width < 1:
+            raise UserError(f"it counts {n!r} items of {width!r} features")
+        if type(rows) is not list or len(rows) > 1 or bool(rows) != stats.capture_all:
+            raise UserError("it has not the features that it says it has")
+        arrays = [(stats.raw_mean, np.float64, (width,)), (stats.raw_cov, np.float64, (width, width))]
+        arrays += [(array, np.float32, (n, width)) for array in rows]
+        for array, dtype, shape in arrays:
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+                raise UserError(f"an array is not {np.dtype(dtype)} of the shape {list(shape)}")
         return stats
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers and numpy arrays."""
+def gather_rows(x: torch.Tensor, num_gpus: int) -> np.ndarray:
+    """Rows `[N, F]` of all processes, interleaved: the first row of every rank, then the second rows. float32"""
+    if num_gpus > 1:
+        parts = [torch.empty_like(x) for _ in range(num_gpus)]
+        torch.distributed.all_gather(parts, x.contiguous())
+        x = torch.stack(parts, dim=1).flatten(0, 1)
+    return x.float().cpu().numpy()
 
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = ("_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype")
-        if module.split(".")[0] == "numpy" and name in allowed:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed here")
+
+def feature_rows(
+    opts: MetricOptions, url: str, detector_kwargs: dict[str, Any], images: Iterable[torch.Tensor],
+    progress: ProgressMonitor,
+) -> Iterator[np.ndarray]:
+    """Features `[N, F]` of batches of images, from all processes."""
+    done = 0
+    for batch in images:
+        features = gather_rows(run_detector(opts, url, detector_kwargs, batch), opts.num_gpus)
+        done += len(features)
+        progress.update(done)
+        yield features
 
 
 # Real images
@@ -296,17 +321,19 @@ def compute_feature_stats_for_dataset(
     if opts.cache and data_hash is not None:
         cache_file = _cache_file(opts, dataset.name, detector_url, detector_kwargs, stats_kwargs, num_items,
                                  data_hash, detector_hash)
-        stats = _read_cache(opts, cache_file)
+        asked = FeatureStats(max_items=num_items, **stats_kwargs)
+        stats = _read_cache(opts, cache_file, asked)
         if stats is not None:
             return stats
 
     stats = FeatureStats(max_items=num_items, **stats_kwargs)
     progress = opts.progress.sub(tag="dataset features", num_items=num_items, rel_lo=rel_lo, rel_hi=rel_hi)
     batch_size = opts.batch_size or batch_size
-    for images in iterate_images(opts, dataset, num_items, batch_size, data_loader_kwargs):
-        features = run_detector(opts, detector_url, detector_kwargs, images)
-        stats.append_torch(features, num_gpus=opts.num_gpus, rank=opts.rank)
-        progress.update(stats.num_items)
+    images = iterate_images(opts, dataset, num_items, batch_size, data_loader_kwargs)
+    key = ("real", repr(sorted(opts.dataset_kwargs.items())), detector_url, repr(detector_kwargs), num_items,
+           batch_size, data_hash, detector_hash)
+    for rows in feature_batches(key, feature_rows(opts, detector_url, detector_kwargs, images, progress)):
+        stats.append(rows)
 
     if cache_file is not None and opts.rank == 0:
         try:
@@ -348,14 +375,18 @@ def _cache_file(
     return dnnlib.make_cache_dir_path("gan-metrics", name)
 
 
-def _read_cache(opts: MetricOptions, cache_file: str) -> FeatureStats | None:
+def _read_cache(opts: MetricOptions, cache_file: str, asked: FeatureStats) -> FeatureStats | None:
     """Statistics of an earlier run; None if there are none, or if the file is damaged (then they are made anew)."""
 
     def read() -> FeatureStats | None:
         if not os.path.isfile(cache_file):
             return None
         try:
-            return FeatureStats.load(cache_file)
+            stats = FeatureStats.load(cache_file)
+            for key in ("capture_all", "capture_mean_cov", "max_items"):
+                if getattr(stats, key) != getattr(asked, key):
+                    raise UserError(f"{cache_file} holds other statistics: {key} is {getattr(stats, key)!r}")
+            return stats
         except (OSError, ValueError) as err:
             warnings.warn(f"cached statistics are made anew: {err}", stacklevel=2)
             return None
@@ -415,8 +446,11 @@ def compute_feature_stats_for_generator(
                            detector=on_rank_0(opts, lambda: detectors.get_hash(detector_url)),
                            detector_name=get_feature_detector_name(detector_url), resize="inside the detector")
     progress = opts.progress.sub(tag="generator features", num_items=stats.max_items, rel_lo=rel_lo, rel_hi=rel_hi)
-    for images in iterate_generated(opts, stats.max_items, opts.batch_size or batch_size, batch_gen):
-        features = run_detector(opts, detector_url, detector_kwargs, images)
-        stats.append_torch(features, num_gpus=opts.num_gpus, rank=opts.rank)
-        progress.update(stats.num_items)
+    batch_size = opts.batch_size or batch_size
+    images = iterate_generated(opts, stats.max_items, batch_size, batch_gen)
+    labels_of = repr(sorted(opts.dataset_kwargs.items())) if opts.G.c_dim else None
+    key = ("generated", id(opts.G), opts.seed or 0, repr(opts.G_kwargs), labels_of, detector_url,
+           repr(detector_kwargs), stats.max_items, batch_size, batch_gen)
+    for rows in feature_batches(key, feature_rows(opts, detector_url, detector_kwargs, images, progress)):
+        stats.append(rows)
     return stats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from metric_fixtures import dataset_kwargs, tiny_generator, write_images
 from peak_memory import STATUS
 
 import dnnlib
-from metrics import content_hash, detectors, frechet_inception_distance, metric_utils, sampling
+from metrics import content_hash, detectors, frechet_inception_distance, metric_utils, sampling, shared_features
 from metrics.progress import ProgressMonitor
 
 CPU = torch.device("cpu")
@@ -192,6 +193,76 @@ def test_a_damaged_cache_file_is_made_anew(thumbnails, tmp_path, damage):
     assert file.read_bytes() == whole
 
 
+class Scalar:
+    """Pickles as a numpy number of type object, whose bytes numpy would take for the address of one."""
+
+    def __reduce__(self):
+        return np.float64(1).__reduce__()[0], (np.dtype("O"), b"12345678")
+
+
+def tampered(state, **changes):
+    return pickle.dumps({**state, **changes}, protocol=4)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(raw_mean=Scalar()), dict(num_items=-1), dict(num_items="12"), dict(num_features=3), dict(max_items=11),
+    dict(raw_mean=np.zeros([4], dtype=np.float32)), dict(raw_cov=None), dict(all_features=[np.zeros([])]),
+    dict(capture_all=True), dict(more=1), dict(raw_mean=os.system),
+], ids=str)
+def test_a_cache_file_that_was_tampered_with_is_made_anew(thumbnails, tmp_path, changes):
+    data = dataset_kwargs(write_images(tmp_path / "d.zip", 12))
+    expected = dataset_stats(options(data=data)).get_mean_cov()[0]
+    (file,) = cache_files(tmp_path)
+    file.write_bytes(tampered(pickle.loads(file.read_bytes()), **changes))
+    with pytest.warns(UserWarning, match="made anew"):
+        actual = dataset_stats(options(data=data)).get_mean_cov()[0]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_statistics_survive_saving_with_all_features(tmp_path):
+    stats = metric_utils.FeatureStats(capture_all=True, capture_mean_cov=True)
+    for rows in np.random.RandomState(0).randn(3, 5, 4):
+        stats.append(rows)
+    stats.save(tmp_path / "stats.pkl")
+    loaded = metric_utils.FeatureStats.load(tmp_path / "stats.pkl")
+    np.testing.assert_array_equal(loaded.get_all(), stats.get_all())
+    np.testing.assert_array_equal(loaded.get_mean_cov()[1], stats.get_mean_cov()[1])
+
+
+def test_metrics_of_one_call_share_their_features(thumbnails, tmp_path):
+    """Real and generated ones, whatever statistics each metric takes of them; the results are those of single calls."""
+    opts = options(tiny_generator(), dataset_kwargs(write_images(tmp_path / "d.zip", 12)), cache=False)
+
+    def measure(**kwargs):
+        return dataset_stats(opts, **kwargs), generator_stats(opts, 9)
+
+    alone = measure(capture_mean_cov=True)
+    with shared_features.sharing():
+        measure(capture_all=True, capture_mean_cov=False)
+        thumbnails.clear()
+        shared = measure(capture_mean_cov=True)
+        assert not thumbnails
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(a.get_mean_cov()[1], b.get_mean_cov()[1])
+    measure(capture_mean_cov=True)
+    assert thumbnails   # nothing is kept beyond the call
+
+
+def test_features_beyond_the_limit_of_memory_are_not_kept(monkeypatch):
+    monkeypatch.setattr(shared_features, "MAX_BYTES", 100)
+    computed = []
+
+    def compute(name):
+        for _ in range(2):
+            computed.append(name)
+            yield np.zeros([3, 4])
+
+    with shared_features.sharing():
+        for _ in range(2):
+            assert len(list(shared_features.feature_batches("key", compute("a")))) == 2
+    assert len(computed) == 4
+
+
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(thumbnails, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "file"))
@@ -244,7 +315,7 @@ KILLED_RUN = """
     if {where!r} == "before the rename":
         os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
     elif {where!r} == "within the write":
-        metric_utils.pickle.dump = lambda state, file: (
+        metric_utils.pickle.dump = lambda state, file, protocol: (
             file.write(b"half"), file.flush(), os.kill(os.getpid(), signal.SIGKILL))
     elif {where!r} == "within the features":
         forward, calls = Thumbnail.forward, []
