@@ -8,7 +8,7 @@ import webbrowser
 
 import click
 
-from training.cli import Command, network_option, trust_option
+from training.cli import Command, network_option, trust_option, words_to_call
 from training.images.image_commands import device_option
 
 EPILOG = """\b
@@ -67,7 +67,7 @@ def main(
 
 
 def go_on(network: str, save_path: str) -> str:
-    return shlex.join(["python", "edit.py", f"--network={network}", f"--load={save_path}"])
+    return shlex.join([*words_to_call("edit"), f"--network={network}", f"--load={save_path}"])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from training.cli import Command, network_option, trust_option
+from training.cli import Command, network_option, trust_option, words_to_call
 from training.images.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def check_options(ctx: click.Context) -> None:
 
 def next_step(o: Options, recipe: Recipe, path: str, block_grid: Sequence[int]) -> str:
     """How to go on with another block, as a command that can be pasted."""
-    command = ["python", "generate.py", f"--network={o.network}", f"--outdir={o.outdir}"]
+    command = [*words_to_call("generate"), f"--network={o.network}", f"--outdir={o.outdir}"]
     command += [f"--device={o.device}"] * (o.device is not None) + ["--trust-pickle"] * o.trust_pickle
     command.append(f"--recipe={path}-recipe.json")
     if recipe.variants:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.cli import Command, network_option, trust_option
+from training.cli import Command, network_option, trust_option, words_to_call
 from training.images.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def main(
     click.echo(f"{distance.name}: {found.start_distance:.4g} at the start ({found.start}), {found.distance:.4g} now")
     if film_format is not None:
         save_film(G, found, pixels, outdir, film_format)
-    command = ["python", "generate.py", f"--network={network}", f"--projected-w={outdir}/projected_w.npz"]
+    command = [*words_to_call("generate"), f"--network={network}", f"--projected-w={outdir}/projected_w.npz"]
     click.echo(f"To make the image again: {shlex.join([*command, f'--outdir={outdir}'])}")
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from typing import Any
 
 import click
 
+import ssn_plugin
 from ssn_plugin import config
 from ssn_plugin.hosts import host
 
@@ -21,6 +23,7 @@ PROGRAM = "python -m ssn_plugin"  # in the examples of the help texts, where the
 SCRIPTS = {
     "train": "Train a GAN; with --cfg=ssn a Spatially Stochastic Network.",
     "generate": "Generate images, and redraw parts of them.",
+    "edit": "Edit generated images in the browser.",
     "metrics": "Measure the quality of a trained network.",
     "project": "Find the latent that makes a network draw a given picture.",
     "mix": "Combine the styles of two images.",
@@ -50,6 +53,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with host.current().one_line_errors():
+            host.current().name_scripts(ctx, program_of(ctx))
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -57,12 +61,15 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = script_command(cmd_name) if cmd_name in SCRIPTS else self.commands.get(cmd_name)
-        return None if command is None else named(command, ctx.find_root().info_name or PROGRAM, cmd_name)
+        return None if command is None else named(command, program_of(ctx), cmd_name)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Group.format_epilog(named(self, program_of(ctx), ""), ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([
-                (name, SCRIPTS.get(name) or self.commands[name].get_short_help_str(limit=80))
+                (name, SCRIPTS.get(name) or self.commands[name].get_short_help_str())
                 for name in self.list_commands(ctx)
             ])  # fmt: skip
 
@@ -82,6 +89,11 @@ def script_command(name: str) -> click.Command:
     return own[name]
 
 
+def program_of(ctx: click.Context) -> str:
+    """How the user calls this program."""
+    return ctx.find_root().info_name or PROGRAM
+
+
 def named(command: click.Command, program: str, name: str) -> click.Command:
     """The command, whose examples call it as the user does."""
     if command.epilog is None or command.callback is None:
@@ -90,6 +102,13 @@ def named(command: click.Command, program: str, name: str) -> click.Command:
     examples = command.epilog.replace(f"python {command.callback.__module__}.py", f"{program} {name}")
     renamed.epilog = examples.replace(PROGRAM, program)
     return renamed
+
+
+def console() -> None:
+    """The command `ssn`. In its process no other package's `training` or `metrics` comes before this project's."""
+    if ssn_plugin.HOST_DIR is not None:
+        sys.path.insert(0, ssn_plugin.HOST_DIR)
+    main(prog_name="ssn")
 
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=["-h", "--help"]), epilog=examples(
@@ -114,7 +133,10 @@ trust_option = click.option(
 )
 
 
-@main.command(epilog=examples("convert ssn.pkl ssn.safetensors", "convert ssn.pkl release/castles.pkl"))
+@main.command(short_help="Convert a network file to another format.", epilog=examples(
+    "convert ssn.pkl ssn.safetensors",
+    "convert ssn.pkl release/castles.pkl",
+))
 @source_argument
 @click.argument("dest", metavar="OUT")
 @trust_option
@@ -127,7 +149,7 @@ def convert(source: str, dest: str, trust_pickle: bool) -> None:
         click.echo(line)
 
 
-@main.command(epilog=examples(
+@main.command(short_help="Turn a StyleGAN2 network into an SSN.", epilog=examples(
     "transfer stylegan2.pkl ssn.pkl --blocks=4x4",
     "transfer stylegan2.pkl ssn.pkl --blocks=2x4 --encoder=none",
 ))
@@ -166,7 +188,10 @@ def transfer(
         click.echo(line)
 
 
-@main.command(epilog=examples("doctor", "doctor --cfg=ssn --resolution=64 --outdir=training-runs"))
+@main.command(short_help="Say what this machine can train.", epilog=examples(
+    "doctor",
+    "doctor --cfg=ssn --resolution=64 --outdir=training-runs",
+))
 @click.option("--cfg", default="auto", show_default=True, metavar="NAME", help="A --cfg of train.py, such as ssn")
 @click.option("--resolution", default="256", show_default=True, metavar="R|WxH", help="Size of the images in pixels")
 @click.option("--gpus", type=click.IntRange(min=0), metavar="INT",

@@ -272,7 +272,7 @@ def test_every_command_is_among_them():
 
 @pytest.mark.parametrize(("name", "script"), [
     ("train", "train"), ("generate", "generate"), ("metrics", "calc_metrics"), ("project", "projector"),
-    ("mix", "style_mixing"), ("dataset", "dataset_tool"),
+    ("mix", "style_mixing"), ("dataset", "dataset_tool"), ("edit", "edit"),
 ])  # fmt: skip
 def test_the_other_commands_of_the_plugin_are_the_scripts_under_its_name(name, script):
     assert cli.script_command(name) is main_of(script)[0]

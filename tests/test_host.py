@@ -1,4 +1,4 @@
-"""The plugin as a wheel, in a copy of this host that does not mention it, and by the adapter for any other host."""
+"""The plugin in a copy of this host that does not mention it, and by the adapter for any other host."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import types
-import venv
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,36 +38,6 @@ def run(command: list[str], cwd: Path, **env: str) -> str:
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built without a network from a copy of what it needs."""
-    pytest.importorskip("setuptools", minversion="77.0.3")
-    folder = tmp_path_factory.mktemp("build")
-    shutil.copytree(ROOT / "ssn_plugin", folder / "ssn_plugin", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder)
-    (folder / "README.md").touch()
-    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
-    run([sys.executable, "-c", build], folder)
-    (path,) = (folder / "dist").glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def python(wheel, tmp_path_factory) -> str:
-    """Interpreter of a fresh virtual environment that holds the wheel, and sees the dependencies of this one."""
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, symlinks=True)
-    paths = {key: sysconfig.get_path(key, vars=dict(base=str(folder))) for key in ("purelib", "scripts")}
-    Path(paths["purelib"], "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pytest.importorskip("pip")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    run([*install, "--target", paths["purelib"], str(wheel)], folder)
-    return str(Path(paths["scripts"], "python"))
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +82,11 @@ def last_tick(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])
 
 
-def test_the_wheel_holds_the_plugin_and_nothing_else(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    files = {f"ssn_plugin/{path.name}" for path in (ROOT / "ssn_plugin").glob("*.py")}
-    assert files <= set(names)
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"ssn_plugin"}
-
-
-def test_outside_a_checkout_it_says_what_is_missing(python, tmp_path):
-    command = [python, "-m", "ssn_plugin", "train", "--help"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
-    assert result.returncode == 2
-    assert result.stderr.startswith("Error: ssn_plugin works inside a StyleGAN2-ADA checkout: change to the folder")
-    assert result.stderr.count("\n") == 1 and "legacy" in result.stderr and "training.training_loop" in result.stderr
-
-
-def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(python, photos, tmp_path):
+def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(photos, tmp_path):
     """By its own scripts as far as they are open to plugins; its files stay as they are."""
     checkout = copy_host(tmp_path / "host", WITHOUT_PLUGIN)
     assert not any(b"ssn_plugin" in text for text in hashes(checkout).values())
+    shutil.copytree(ROOT / "ssn_plugin", checkout / "ssn_plugin", ignore=shutil.ignore_patterns("__pycache__"))
     before = hashes(checkout)
     train = ["train", f"--outdir={tmp_path / 'runs'}", f"--data={photos}", "--cfg=ssn", *BRIEF]
     first = tmp_path / "runs" / "00000-photos-ssn-blocks2x2-lambda100-dim8-channels8-kimg1-batch64-noaug"
@@ -146,7 +99,7 @@ def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(python, phot
     ]
     script = "import json, sys; from ssn_plugin.cli import main\n" \
              "for line in json.loads(sys.argv[1]): main(line, standalone_mode=False); print(chr(30))"
-    _, images, result, plan, _ = run([python, "-c", script, json.dumps(commands)], checkout).split("\x1e\n")
+    _, images, result, plan, _ = run([sys.executable, "-c", script, json.dumps(commands)], checkout).split("\x1e\n")
     assert np.isfinite(last_tick(first)["Loss/ssn/distortion"]["mean"])
     assert "seed0001-v02.png  change inside" in images
     assert (first / "metric-ssn_distortion8.jsonl").exists() and '"ssn_distortion8"' in result

@@ -48,6 +48,8 @@ def test_every_dependency_is_pinned_once_within_its_range(python):
     assert len({pin.name for pin in pinned}) == len(pinned)
     versions = {pin.name: str(pin.specifier).removeprefix("==") for pin in pinned}
     for requirement in map(Requirement, declared):
+        if requirement.name == PROJECT["name"]:  # the extra that names the others
+            continue
         assert requirement.specifier.contains(versions[requirement.name]), requirement.name
 
 
@@ -78,7 +80,7 @@ def test_embedded_sources_parse_on_python_3_8_and_import_only_what_every_host_ha
     assert own <= PARTS_OF_EVERY_HOST
 
 
-def test_every_folder_of_the_plugin_is_packaged_and_nothing_else():
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "ssn_plugin").rglob("*.py")}
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert set(packages) == {".".join(folder.parts) for folder in folders}
+def test_the_extra_all_names_every_extra_of_users():
+    extras = PROJECT["optional-dependencies"]
+    (everything,) = map(Requirement, extras["all"])
+    assert everything.name == PROJECT["name"] and everything.extras == set(extras) - {"all", "dev"}

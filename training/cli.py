@@ -18,6 +18,9 @@ from training.formats.network_names import network_help
 NUMERIC_LIBRARIES = ("torch", "numpy", "scipy")
 
 
+COMMANDS = "training.cli.commands"  # in the `meta` of click's contexts: the words to call a script, by its name
+
+
 class OneLineError(click.ClickException):
     """An error of the user: printed as `Error: <message>`."""
 
@@ -91,6 +94,16 @@ def list_networks(ctx: click.Context, _param: click.Parameter, value: str | None
         click.echo(network_help())
         ctx.exit()
     return value
+
+
+def words_to_call(script: str, path: str | None = None) -> list[str]:
+    """How to call a script: `python generate.py`, or `ssn generate` where the running program has it as a command.
+
+    path: of the script, where it may lie elsewhere than in the current folder.
+    """
+    context = click.get_current_context(silent=True)
+    commands = {} if context is None else context.meta.get(COMMANDS, {})
+    return commands.get(script, ["python", path or f"{script}.py"])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import dnnlib
 from dnnlib import EasyDict
 from dnnlib.util import UserError
 from training import config
-from training.cli import OneLineError, one_line_errors
+from training.cli import OneLineError, one_line_errors, words_to_call
 from training.formats import network_names
 from training.plugins import import_plugins
 from training.run import construction, processes, run_state
@@ -200,9 +200,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def resume_command(args: EasyDict, place: Place | None) -> str:
     """What to type to carry on with a run."""
-    is_spread = place is not None and place.local_size < place.num_processes
-    launcher = "torchrun <its options on each machine>" if is_spread else "python"
-    return f"{launcher} {shlex.quote(os.path.relpath(SCRIPT))} --outdir={shlex.quote(args.run_dir)} --continue"
+    options = shlex.join([f"--outdir={args.run_dir}", "--continue"])
+    if place is not None and place.local_size < place.num_processes:
+        return f"torchrun <its options on each machine> {shlex.quote(os.path.relpath(SCRIPT))} {options}"
+    return f"{shlex.join(words_to_call('train', os.path.relpath(SCRIPT)))} {options}"
 
 
 @contextlib.contextmanager

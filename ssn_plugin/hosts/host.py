@@ -34,6 +34,9 @@ class Host(Protocol):
     def script(self, name: str) -> click.Command | None:
         """The script behind a command such as `generate`; None where the plugin brings the command itself."""
 
+    def name_scripts(self, ctx: click.Context, program: str) -> None:
+        """Let the scripts know that they are commands of this program: they print commands to go on with."""
+
     def one_line_errors(self) -> AbstractContextManager[None]:
         """A context that turns what a user can get wrong into one line and exit code 2."""
 

@@ -11,20 +11,16 @@ import click
 
 from torch_utils import allocator
 from training import plugins
-from training.cli import one_line_errors
-from training.formats.network_names import network_help, resolve_network
-
-__all__ = [
-    "DESCRIPTION", "TAKES_CFGS", "batch_size_of", "check_output", "checked_detector", "convert", "detector_advice",
-    "find_detector", "keep_freed_memory", "load_networks", "missing", "network_help", "note", "one_line_errors",
-    "outdir_of", "register_families", "resolve_network", "save_networks", "script", "seed_of",
-]
+from training.cli import COMMANDS
+from training.cli import one_line_errors as one_line_errors
+from training.formats.network_names import network_help as network_help
+from training.formats.network_names import resolve_network as resolve_network
 
 DESCRIPTION = "the host of this project"
 TAKES_CFGS = True
 SCRIPTS = {
     "train": "train", "generate": "generate", "project": "projector", "mix": "style_mixing", "metrics": "calc_metrics",
-    "dataset": "dataset_tool",
+    "dataset": "dataset_tool", "edit": "edit",
 }
 
 # A copy of this host that does not mention the plugin learns of it here. Its `generate.py` cannot redraw blocks, and
@@ -38,6 +34,10 @@ if not KNOWS_THE_PLUGIN:
 
 def missing(*modules: str) -> list[str]:
     return []
+
+
+def name_scripts(ctx: click.Context, program: str) -> None:
+    ctx.meta[COMMANDS] = {script: [*program.split(), name] for name, script in SCRIPTS.items()}
 
 
 def keep_freed_memory() -> None:

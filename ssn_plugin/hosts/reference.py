@@ -17,13 +17,7 @@ from typing import Any
 import click
 
 from ssn_plugin.files import open_atomic
-from ssn_plugin.hosts.errors import one_line_errors
-
-__all__ = [
-    "DESCRIPTION", "TAKES_CFGS", "batch_size_of", "check_output", "checked_detector", "convert", "detector_advice",
-    "find_detector", "keep_freed_memory", "load_networks", "missing", "network_help", "note", "one_line_errors",
-    "outdir_of", "register_families", "resolve_network", "save_networks", "script", "seed_of",
-]
+from ssn_plugin.hosts.errors import one_line_errors as one_line_errors
 
 DESCRIPTION = "another StyleGAN2-ADA host"
 TAKES_CFGS = False
@@ -43,6 +37,10 @@ def _exists(name: str) -> bool:
 
 def script(name: str) -> click.Command | None:
     return None
+
+
+def name_scripts(ctx: click.Context, program: str) -> None:
+    """Nothing: this host's scripts are no commands of ours."""
 
 
 def keep_freed_memory() -> None:
