@@ -51,12 +51,7 @@ class GrowingLoss(StyleGAN2Loss):
         self.set_stage()
 
     def state_dict(self) -> dict[str, Any]:
-        """What training moves."""
-        return {**super().state_dict(), "nimg": self.nimg}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict({name: value for name, value in state.items() if name != "nimg"})
-        self.nimg = state["nimg"]
+        return dict(super().state_dict(), nimg=self.nimg)
 
     def accumulate_gradients(
         self, phase: str, real_img: torch.Tensor, real_c: torch.Tensor, gen_z: torch.Tensor, gen_c: torch.Tensor,
