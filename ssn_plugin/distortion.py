@@ -80,7 +80,7 @@ def sum_outside_change(
     """Sum over the blocks of each block's mean squared change, redrawn pixels counting as unchanged.
 
     This is Eq. 2 of Hong et al. 2020 (arXiv:2006.05394) read literally. With blocks of one size it is B - 1 times
-    `mean_outside_change`. Arguments as there.  Returns [N].
+    `mean_outside_change`, and takes the same arguments.  Returns [N].
     """
     return block_means(_squared_change(before, after) * ~resampled, block_grid).sum(dim=[1, 2])
 

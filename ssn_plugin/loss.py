@@ -24,10 +24,10 @@ class DistortionLoss(StyleGAN2Loss):
     """Adds `lambda * E[D] - mu * E[R(D_in)]` to the generator's main phase.
 
     D and D_in compare G(z) with G(z with one block redrawn). Both images share noise maps and label, and use neither
-    style mixing nor truncation. The redrawn images join the main pass, of which G(z) is a part, so that the term costs
-    no further pass; the other images of that pass have mixed styles as always. The block is uniform over the finest
-    grid: coarser ones hold what blocks share, so their redraw may change everything, and the single block of a 1x1 grid
-    has no outside.
+    style mixing nor truncation. G(z) belongs to the main pass and the redrawn images join it, so the term needs no pass
+    of its own; the other images of that pass have mixed styles as always. The block is uniform over the finest grid:
+    coarser ones hold what blocks share, so their redraw may change everything. The single block of a 1x1 grid has no
+    outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
     `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that

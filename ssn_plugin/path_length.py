@@ -27,12 +27,12 @@ def random_block_path_lengths(
 
     the norm being the root of the sum over w_b, averaged over the L layers. It is constant over b and y only where a
     block's style affects the pixels inside with strength a and those outside with a / beta; a large beta thus asks for
-    low distortion. The paper's Eq. 15 is known to us by its description only: different weights inside and outside,
-    and with weights 1 the regularisation of StyleGAN2. So it is, in the mean square: the sum of |J_b^T y|^2 over all
+    low distortion. We know the paper's Eq. 15 by its description only: different weights inside and outside, and with
+    weights 1 the regularisation of StyleGAN2. That holds here in the mean square: the sum of |J_b^T y|^2 over all
     blocks is |J^T y|^2.
 
-    Of several grids one is drawn for the batch, which makes up for the larger area of a block of a coarse one; B is the
-    number of its blocks times the number of grids.
+    With several grids, one is drawn for the whole batch, or the large blocks of a coarse one would hardly count. B is
+    then the number of its blocks times the number of grids.
     """
     n, (height, width) = len(img), img.shape[2:]
     grid = int(torch.randint(len(block_grids), []))  # on the CPU: no step has to wait for a GPU

@@ -169,7 +169,7 @@ def block_sizes(img_resolution) -> dict:
 def nominal_side(resolution) -> int:
     """The power of two nearest to sqrt(H*W): a rectangle has the channels of a square of this side."""
     height, width = side_lengths(resolution)
-    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest that is at most 4/3 sqrt(H*W)
+    return 2 ** (((16 * height * width // 9).bit_length() - 1) // 2)  # the largest power up to 4/3 sqrt(H*W)
 
 
 def block_channels(resolution, channel_base: int, channel_max: int) -> int:

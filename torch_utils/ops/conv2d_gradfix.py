@@ -5,8 +5,8 @@ kernels as large as the image, group by group, whether or not they are needed. P
 take such derivatives, then spend most of their time there. Here a data gradient is a transposed convolution, a weight
 gradient is the third operation below, and the derivatives of all three are made of the three.
 
-That is so while `enabled` is set, as training loops do. Torch's own operations, otherwise, give the same results with
-less to do for each call.
+This holds while `enabled` is set, as training loops do. Otherwise torch's own operations run: they give the same
+results and cost less for each call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pair = int | Sequence[int]
 
 @contextlib.contextmanager
 def first_derivatives_only():
-    """Operations called inside will not be differentiated twice, or need not be fast then."""
+    """Operations called inside will not be differentiated twice, or need not be fast if they are."""
     global enabled
     before, enabled = enabled, False
     try:
@@ -39,7 +39,8 @@ def first_derivatives_only():
 def no_weight_gradients():
     """Backward passes inside skip the gradients of kernels.
 
-    For `torch.autograd.grad` of something else: a function of our own is not told which gradients are asked for.
+    Use it around `torch.autograd.grad` with respect to other tensors: a function of our own cannot see which gradients
+    are asked for.
     """
     global weight_gradients_disabled
     before, weight_gradients_disabled = weight_gradients_disabled, True
