@@ -144,9 +144,10 @@ class App {
   /** A place is complete: draw it. After strokes of the brush wait whether another one follows. */
   chosen() {
     clearTimeout(this.pause);
-    if (this.stage.selection.kind === "none") return this.forget();
-    const painting = this.stage.selection.kind === "mask";
-    $("variants-title").textContent = this.stage.selection.describe();
+    const { selection } = this.stage;
+    if (selection.kind === "none") return this.forget();
+    const painting = selection.kind === "mask";
+    this.variants.begin(this.tree.current, null, selection.describe(), selection.frame());   // the old ones are history
     this.pause = setTimeout(() => this.draw(), painting ? PAUSE : 0);
   }
 
