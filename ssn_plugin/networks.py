@@ -52,13 +52,13 @@ IDENTITY = Epilogue()
 def spatially_modulated_conv2d(
     x: torch.Tensor,              # [N, I, H, W]  activations
     weight: torch.Tensor,         # [O, I, k, k]  kernel shared by the batch and by all positions
-    styles: torch.Tensor,         # [N, I, r, r]  scale of each channel, resized to the image; [2N, ...] with a mask
+    styles: torch.Tensor,         # [N, I, r, r]  scale of each channel, resized to the image; [N + K*N, ...] with masks
     noise=None,                   # broadcastable to the output, added after demodulation
     up: int = 1,                  # integer factor
     resample_filter=None,         # low-pass filter of the up-sampling
     demodulation: str = "exact",  # method of style_gain; none: leave the gain of styles and kernel in
     epilogue: Epilogue = IDENTITY,
-    mask=None,                    # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
+    mask=None,                    # [N or 1, K, Hm, Wm] in 0..1: shares of the further styles, each over those before
     overwrite: bool = False,      # may x be changed?
 ) -> torch.Tensor:                # [N, O, H*up, W*up]
     """Convolve after scaling with a style that varies over the image, divide by the expected deviation.
@@ -110,12 +110,13 @@ def style_gain(
 def limit_range(weight: torch.Tensor, styles: torch.Tensor, mask=None) -> tuple:
     """Scale kernel and styles so that sums of their products with activations fit float16; demodulation cancels it.
 
-    Styles that a mask will mix need one factor for both halves: it must not change from pixel to pixel under a kernel.
+    Styles that masks will mix need one factor in common: it must not change from pixel to pixel under a kernel.
     """
     weight = weight * (weight[0].numel() ** -0.5 / weight.abs().amax(dim=[1, 2, 3], keepdim=True))
     largest = styles.abs().amax(dim=[1, 2, 3], keepdim=True)
     if mask is not None:
-        largest = torch.maximum(*largest.chunk(2)).repeat(2, 1, 1, 1)
+        parts = largest.chunk(1 + mask.shape[1])
+        largest = torch.stack(parts).amax(dim=0).repeat(len(parts), 1, 1, 1)
     return weight, styles / largest
 
 
@@ -145,7 +146,7 @@ def modulate_and_convolve(x, styles, weight, mask=None, up=1, resample_filter=No
 def finish(y, scale=None, noise=None, epilogue=IDENTITY, mask=None):
     """activation(y * scale + noise + bias) * gain, clamped: [N, C, H, W] -> [N, C, H, W]
 
-    scale: [N, C, r, r], resized to the image; [2N, ...] with a mask.  noise: broadcastable to y.  Each may be None.
+    scale: [N, C, r, r], resized to the image; [N + K*N, ...] with masks.  noise: broadcastable to y.  Each may be None.
     """
     y = y if scale is None else y * spread(scale, y, mask)
     y = y if noise is None else y + noise.to(y.dtype)
@@ -154,12 +155,15 @@ def finish(y, scale=None, noise=None, epilogue=IDENTITY, mask=None):
 
 
 def spread(values: torch.Tensor, x: torch.Tensor, mask=None) -> torch.Tensor:
-    """Resize [N, C, r, r] to x [N, C, H, W]; with a mask, mix the two halves of [2N, C, r, r]."""
+    """Resize [N, C, r, r] to x [N, C, H, W]; with K masks, mix the parts of [N + K*N, C, r, r], one over the other."""
     size = x.shape[2:]
+    values = resize(values.to(x.dtype), size)
     if mask is None:
-        return resize(values.to(x.dtype), size)
-    first, second = resize(values.to(x.dtype), size).chunk(2)
-    return first.lerp(second, resize(mask.to(x.dtype), size))
+        return values
+    y, *others = values.chunk(1 + mask.shape[1])
+    for other, share in zip(others, resize(mask.to(x.dtype), size).split(1, dim=1)):
+        y = y.lerp(other, share)
+    return y
 
 
 def resize(x: torch.Tensor, size) -> torch.Tensor:
@@ -535,7 +539,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
     def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
-        """`encoded`: [N, bw, r, r], or [2N, ...] with a mask. `noise`: unit normals that override noise_mode."""
+        """`encoded`: [N, bw, r, r], or [N + K*N, ...] with masks. `noise`: unit normals that override noise_mode."""
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return spatially_modulated_conv2d(
             x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(len(x), noise_mode, noise),
@@ -713,7 +717,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
 
     def forward(self, ws, noise_mode="random", force_fp32=False, fused_modconv=None, blend=None, noise=None):
         """`fused_modconv` is accepted for callers that know StyleGAN2 and changes nothing.
-        `blend`: (other ws [N, L, w_dim], mask [N or 1, 1, H, W] in 0..1) mixes the style maps of two latents.
+        `blend`: (other ws [K*N, L, w_dim], mask [N or 1, K, H, W] in 0..1) mixes in style maps, one over the other.
         `noise`: list of unit normal maps [N or 1, 1, r, r], one per convolution, instead of noise_mode.
         """
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])

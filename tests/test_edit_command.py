@@ -18,7 +18,7 @@ from ssn_plugin import page
 from ssn_plugin.edits import edit_options, recipe_files, resample
 from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.paste import paste_change
-from ssn_plugin.edits.recipe import Edit, Picture, Recipe, hash_network
+from ssn_plugin.edits.recipe import Edit, Picture, Recipe, encode_mask, hash_network
 from ssn_plugin.networks import SSNGenerator
 from training.images import pictures
 
@@ -319,3 +319,29 @@ def test_edits_of_a_found_image_come_back_to_the_photograph(G, networks, tmp_pat
     assert (photo != rgb)[:20, 5:25].any()
     assert np.array_equal(photo[25:], rgb[25:]) and np.array_equal(photo[:, :5], rgb[:, :5])
     assert np.array_equal(photo[:, 30:], rgb[:, 30:])
+
+
+def test_an_image_may_have_several_masks_one_over_the_other(G):
+    start = Recipe("ssn.pkl", hash_network(G), 3)
+    left, right, all_ = np.zeros([16, 16], np.uint8), np.zeros([16, 16], np.uint8), np.full([16, 16], 255, np.uint8)
+    left[:, :8], right[:, 8:] = 255, 255
+    edits = [Edit(mask=encode_mask(mask), layers=(0, 5), variant=1) for mask in (left, right, all_)]
+    recipe = start.edited(edits[0]).edited(edits[1])
+    resample.check_recipe(recipe, G, "ssn.pkl")
+    images = [resample.render_recipe(G, each).img for each in (start, start.edited(edits[0]), recipe)]
+    first, second = (b.sub(a).square().mean(dim=0) for a, b in zip(images, images[1:]))
+    assert first[:, :8].mean() > first[:, 8:].mean() and second[:, 8:].mean() > second[:, :8].mean()
+    covered = resample.render_recipe(G, recipe.edited(edits[2])).img
+    alone = resample.render_recipe(G, dataclasses.replace(recipe.edited(edits[2]), edits=(
+        recipe.edited(edits[2]).edits[2],))).img
+    torch.testing.assert_close(covered, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_a_mask_leaves_alone_come_from_what_lies_under_most_of_it(G):
+    start = Recipe("ssn.pkl", hash_network(G), 3)
+    left, part = np.zeros([16, 16], np.uint8), np.zeros([16, 16], np.uint8)
+    left[:, :8], part[:4, :6] = 255, 255
+    below = start.edited(Edit(mask=encode_mask(left), layers=(0, 5), variant=1))
+    latents = resample.make_latents(G, below.edited(Edit(mask=encode_mask(part), layers=(4, 5), variant=1)))
+    assert torch.equal(latents.blends[1].ws[:, :4], latents.blends[0].ws[:, :4])
+    assert not torch.equal(latents.blends[1].ws[:, 4:], latents.blends[0].ws[:, 4:])

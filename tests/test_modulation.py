@@ -56,16 +56,17 @@ def strip(request, monkeypatch):
 @pytest.mark.usefixtures("strip")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("r", [1, 2, 6, 9], ids="styles of {}".format)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masks", [0, 1, 2])
 @pytest.mark.parametrize("kernel, up", [(1, 1), (3, 1), (3, 2)])
-def test_fast_modulation_equals_the_plain_one(layout, r, masked, kernel, up, device):
+def test_fast_modulation_equals_the_plain_one(layout, r, masks, kernel, up, device):
     x, styles, weight, mask = inputs(
-        (2, 4, 6, 6), (4 if masked else 2, 4, r, r), (5, 4, kernel, kernel), (1, 1, 7, 7), layout=layout, device=device)
+        (2, 4, 6, 6), (2 + 2 * masks, 4, r, r), (5, 4, kernel, kernel), (1, max(masks, 1), 7, 7), layout=layout,
+        device=device)
     f = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
 
     def call(form):
         return lambda x, styles, weight: form.modulate_and_convolve(
-            x, styles, weight, mask.detach().sigmoid() if masked else None, up, f)
+            x, styles, weight, mask.detach().sigmoid() if masks else None, up, f)
 
     assert_equal_with_derivatives(call(modulation), call(ssn), [x, styles, weight])
 

@@ -260,6 +260,19 @@ def test_blend_with_a_full_or_an_empty_mask_gives_one_of_the_images():
         torch.testing.assert_close(blended, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_blends_lie_over_one_another():
+    G = ssn_generator(32)
+    ws, second, third = (G.mapping(normal(2, G.z_dim, seed=s), None) for s in (0, 1, 2))
+    both = torch.cat([second, third])
+    half, full, empty = torch.zeros([1, 1, 32, 32]), torch.ones([1, 1, 32, 32]), torch.zeros([1, 1, 32, 32])
+    half[..., 16:] = 1
+    one = G.synthesis(ws, noise_mode="const", blend=(second, half))
+    below = G.synthesis(ws, noise_mode="const", blend=(both, torch.cat([half, empty], dim=1)))
+    assert torch.equal(below, one)
+    above = G.synthesis(ws, noise_mode="const", blend=(both, torch.cat([half, full], dim=1)))
+    torch.testing.assert_close(above, G.synthesis(third, noise_mode="const"), atol=1e-5, rtol=1e-5)
+
+
 def test_blend_changes_the_masked_side_most():
     G = ssn_generator(32, encoder="none")
     ws, other = (G.mapping(normal(2, G.z_dim, seed=s), None) for s in (0, 1))

@@ -131,8 +131,6 @@ def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str, sha256: str | No
         _found_latents(G, recipe)
     for edit in (*recipe.edits, *recipe.variants):
         check_edit(recipe, edit, G, name)
-    if len({(edit.mask, edit.feather) for edit in (*recipe.edits, *recipe.variants) if edit.mask is not None}) > 1:
-        raise ValueError("an image can hold one mask; go on with the same mask, or with blocks")
 
 
 def check_edit(recipe: Recipe, edit: Edit, G: torch.nn.Module, name: str) -> None:

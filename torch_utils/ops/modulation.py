@@ -35,9 +35,9 @@ def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) ->
 
 def modulate_and_convolve(
     x: torch.Tensor,                              # [N, I, H, W]
-    styles: torch.Tensor,                         # [N, I, r, r], resized to the image; [2N, I, r, r] with a mask
+    styles: torch.Tensor,                         # [N, I, r, r], resized to the image; [N + K*N, I, r, r] with masks
     weight: torch.Tensor,                         # [O, I, k, k]
-    mask: torch.Tensor | None = None,             # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the styles
+    mask: torch.Tensor | None = None,             # [N or 1, K, Hm, Wm] in 0..1: shares of the further styles
     up: int = 1,                                  # integer factor of enlargement
     resample_filter: torch.Tensor | None = None,  # low-pass filter of the enlargement
     overwrite: bool = False,                      # may x be changed?
@@ -85,10 +85,10 @@ def map_channels(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 
 def finish(
     y: torch.Tensor,                    # [N, C, H, W]; may be overwritten
-    scale: torch.Tensor | None = None,  # [N, C, r, r], resized to the image; [2N, C, r, r] with a mask
+    scale: torch.Tensor | None = None,  # [N, C, r, r], resized to the image; [N + K*N, C, r, r] with masks
     noise: torch.Tensor | None = None,  # broadcastable to y
     epilogue: Any = (),                 # (bias [C] or None, activation, gain, clamp or None); () is the identity
-    mask: torch.Tensor | None = None,   # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the scale
+    mask: torch.Tensor | None = None,   # [N or 1, K, Hm, Wm] in 0..1: shares of the further scales
 ) -> torch.Tensor:                      # [N, C, H, W]
     """activation(y * scale + noise + bias) * gain, clamped, with a positive gain."""
     bias, activation, gain, clamp = epilogue or (None, "linear", 1, None)

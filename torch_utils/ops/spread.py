@@ -88,14 +88,14 @@ class SpreadMap:
 
     def __init__(
         self,
-        values: torch.Tensor,              # [N, C, r, r']; [2N, C, r, r'] with a mask
+        values: torch.Tensor,              # [N, C, r, r']; [N + K*N, C, r, r'] with masks
         like: torch.Tensor,                # activations, whose dtype and layout the map takes
         size: Sequence[int],               # [H, W]
-        mask: torch.Tensor | None = None,  # [N or 1, 1, Hm, Wm] in 0..1: share of the second half of the values
+        mask: torch.Tensor | None = None,  # [N or 1, K, Hm, Wm] in 0..1: shares of the further values
     ):
         values = values.to(dtype=like.dtype, memory_format=memory_format_of(like))
         self.size = tuple(size)
-        self.parts = (values,) if mask is None else values.chunk(2)
+        self.parts = (values,) if mask is None else values.chunk(1 + mask.shape[1])
         self.mask = None if mask is None else resize(mask.to(like.dtype), size).expand(len(like), -1, -1, -1)
         self._tall: list[torch.Tensor] | None = None  # the parts enlarged along the height, [N, C, H, r']
 
@@ -110,7 +110,7 @@ class SpreadMap:
     def whole(self) -> torch.Tensor:
         """[N, C, H, W]; [N, C, 1, 1] where one value serves the whole image."""
         parts = [resize(part, self.size) for part in self.parts]
-        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask)
+        return parts[0] if self.mask is None else mix(parts, self.mask)
 
     def strip(self, index: Any) -> torch.Tensor:
         """What `whole()[index]` would be, for an index of `strips`."""
@@ -121,7 +121,7 @@ class SpreadMap:
         else:
             width = self.size[1]
             parts = [apply_to_cols(part[index], bilinear_matrix(part.shape[3], width, part)) for part in self.tall()]
-        return parts[0] if self.mask is None else parts[0].lerp(parts[1], self.mask[index])
+        return parts[0] if self.mask is None else mix(parts, self.mask[index])
 
     def tall(self) -> list[torch.Tensor]:
         """The parts enlarged along the height, [N, C, H, r'], which all strips share."""
@@ -130,6 +130,14 @@ class SpreadMap:
             parts = [resize(part, [min(a, b) for a, b in zip(part.shape[2:], self.size)]) for part in self.parts]
             self._tall = [apply_to_rows(part, bilinear_matrix(part.shape[2], height, part)) for part in parts]
         return self._tall
+
+
+def mix(parts: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    """Lay each of K further parts over those before, by its share: 1 + K of [N, C, H, W], [N, K, H, W] in 0..1"""
+    y = parts[0]
+    for part, share in zip(parts[1:], mask.split(1, dim=1)):
+        y = y.lerp(part, share)
+    return y
 
 
 class MultiplySpread(torch.autograd.Function):
