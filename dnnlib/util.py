@@ -26,10 +26,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, TextIO, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, cast
 
 import numpy as np
+import psutil
 
 
 class UserError(ValueError):
@@ -37,6 +38,13 @@ class UserError(ValueError):
 
     Commands print the line and end with exit code 2. Any other ValueError is taken for a bug, and shown as one.
     """
+
+
+def is_lack_of_memory(err: BaseException) -> bool:
+    """Is this error that of Python, numpy, a GPU, or torch's tensors on the CPU, when memory runs out?"""
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
+        return True
+    return "can't allocate memory" in str(err)
 
 
 class EasyDict(dict):
@@ -62,14 +70,18 @@ class EasyDict(dict):
 
 
 class Logger:
-    """Stands in for stdout and stderr from construction to `close()`, and copies all text to an optional file."""
+    """Stands in for stdout and stderr from construction to `close()`, and copies all text to an optional file.
+
+    Where the console cannot be written any more, since the terminal or the reader of a pipe has gone away, the file
+    gets the text alone; without a file that is an error as it would be without this.
+    """
 
     def __init__(self, file_name: str | os.PathLike | None = None, file_mode: str = "w", should_flush: bool = True):
-        self.console = sys.stdout  # where all text goes, also that for stderr
-        self._sinks: list[TextIO] = [self.console]
+        self.console: Any = sys.stdout  # where all text goes, also that for stderr; None if it was closed
+        self._log: IO[str] | None = None
         if file_name is not None:
-            log = open(file_name, file_mode, encoding="utf-8")  # noqa: SIM115 - closed by close()
-            self._sinks.insert(0, cast(TextIO, log))
+            self._log = open(file_name, file_mode, encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._path = file_name
         self._flushes_always = should_flush
         self._former = {name: getattr(sys, name) for name in ("stdout", "stderr")}
         for name in self._former:
@@ -83,24 +95,41 @@ class Logger:
 
     @property
     def encoding(self) -> str:
-        return self.console.encoding
+        return getattr(self.console, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        return self.console.isatty()
+        return self.console is not None and self.console.isatty()
 
     def write(self, text: str | bytes) -> int:
         """Write to the file and the console; returns the number of characters."""
         characters = text.decode(errors="replace") if isinstance(text, bytes) else text
         if characters:
-            for sink in self._sinks:
-                sink.write(characters)
+            if self._log is not None:
+                with naming(cast(Any, self._path)):
+                    self._log.write(characters)
+            self._to_console(lambda console: console.write(characters))
             if self._flushes_always:
                 self.flush()
         return len(characters)
 
     def flush(self) -> None:
-        for sink in self._sinks:
-            sink.flush()
+        if self._log is not None:
+            with naming(cast(Any, self._path)):
+                self._log.flush()
+        self._to_console(lambda console: console.flush())
+
+    def _to_console(self, act: Callable[[Any], object]) -> None:
+        if self.console is None:
+            return
+        try:
+            act(self.console)
+        except UnicodeEncodeError:
+            raise
+        except (OSError, ValueError):  # gone, full, or closed
+            if self._log is None:
+                raise
+            discard(self.console)
+            self.console = None
 
     def close(self) -> None:
         """Give the streams back, unless somebody else replaced them meanwhile, and close the file."""
@@ -108,8 +137,31 @@ class Logger:
         for name, stream in self._former.items():
             if getattr(sys, name) is self:
                 setattr(sys, name, stream)
-        while self._sinks[0] is not self.console:
-            self._sinks.pop(0).close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def discard(stream: Any) -> None:
+    """Let a stream that cannot be written swallow what is still in its buffer, which Python would complain about."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def open_missing_streams() -> None:
+    """Open stdin, stdout and stderr, where they were closed, on the null device.
+
+    Otherwise the next file that is opened would take the place of one of them, and get what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 _cache_dir: str | None = None
@@ -279,6 +331,18 @@ def get_top_level_function_name(obj: Any) -> str:
     return f"{module_name}.{obj.__qualname__}"
 
 
+_TEMPORARY = ".tmp-"  # then the number of the process that writes, and a random one
+
+
+def sweep_temporary_files(folder: str | os.PathLike) -> None:
+    """Remove what killed processes of this machine have left half-written in a folder that no other machine uses."""
+    for name in os.listdir(folder):
+        match = re.fullmatch(re.escape(_TEMPORARY) + r"(\d+-)?[0-9a-f]{32}", name)
+        if match and not (match[1] and psutil.pid_exists(int(match[1][:-1]))):
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -> Iterator[IO[Any]]:
     """Open a file for writing that appears under its name only when it is complete.
@@ -290,7 +354,7 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
         raise UserError(f"an atomic write needs a mode with 'w', got {mode!r}")
     final = os.path.realpath(path)  # write through a symbolic link instead of replacing it
     # The short name cannot exceed the limit of the file system where that of `path` does not.
-    temp = os.path.join(os.path.dirname(final), f".tmp-{uuid.uuid4().hex}")
+    temp = os.path.join(os.path.dirname(final), f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
     try:
         file = open(temp, mode.replace("w", "x"), **open_kwargs)  # noqa: SIM115 - closed below in any case
     except OSError as err:

@@ -76,6 +76,51 @@ def test_a_closed_logger_still_reaches_the_console(tmp_path, monkeypatch):
     assert out.getvalue() == "late\n" and (tmp_path / "log.txt").read_text() == ""
 
 
+class Gone(io.StringIO):
+    """A console whose terminal or reader has gone away."""
+
+    def write(self, text):
+        raise OSError(5, "Input/output error")
+
+
+def test_without_its_console_a_logger_goes_on_with_the_file(tmp_path, monkeypatch):
+    for console in [Gone(), None]:
+        monkeypatch.setattr(sys, "stdout", console)
+        with dnnlib.util.Logger(tmp_path / "log.txt") as logger:
+            print("one")
+            print("two", flush=True)
+            assert logger.isatty() is False
+        assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+        assert sys.stdout is console
+
+
+def test_without_console_and_file_a_logger_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(OSError, match="Input/output error"), dnnlib.util.Logger():
+        print("lost")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("closed", ["0<&- >&- 2>&-", "2>&-"])
+def test_closed_streams_change_nothing_but_what_is_seen(closed, tmp_path):
+    code = ("import sys; from dnnlib import util; util.open_missing_streams()\n"
+            "with open(sys.argv[1], 'w') as file: print('lost'); print('lost', file=sys.stderr); file.write('kept')")
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    assert subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command]).returncode == 0
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_only_the_temporary_files_of_dead_processes_are_swept(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = [f".tmp-{child.pid}-{'0' * 32}", f".tmp-{'0' * 32}"]
+    kept = [f".tmp-{os.getpid()}-{'0' * 32}", ".tmp-notes", "file"]
+    for name in dead + kept:
+        (tmp_path / name).touch()
+    util.sweep_temporary_files(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

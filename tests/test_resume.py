@@ -16,6 +16,7 @@ import torch
 from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write_zip
 
 import legacy
+from dnnlib.util import UserError
 from metrics import metric_main
 from training import training_loop
 from training.loss import StyleGAN2Loss
@@ -184,17 +185,69 @@ def test_the_state_of_a_smaller_network_is_refused_by_the_name_of_its_tensor(kwa
         training_loop.training_loop(**kwargs, resume_run=True)
 
 
-def test_a_damaged_state_is_passed_over_for_the_one_before(kwargs, uninterrupted, tmp_path, monkeypatch, capsys):
+def flip_a_bit(data):
+    position = len(data) // 2  # in the middle of a tensor
+    return data[:position] + bytes([data[position] ^ 16]) + data[position + 1:]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:5000], flip_a_bit], ids=["cut", "a flipped bit"])
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    damage, kwargs, uninterrupted, tmp_path, monkeypatch, capsys
+):
     expected = reference(uninterrupted, kwargs, tmp_path)
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         after_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
         training_loop.training_loop(**kwargs)
-    (run_dir / "training-state-000001.pt").write_bytes((run_dir / "training-state-000000.pt").read_bytes()[:5000])
+    (run_dir / "training-state-000001.pt").write_bytes(damage((run_dir / "training-state-000000.pt").read_bytes()))
     training_loop.training_loop(**kwargs, resume_run=True)
     assert "training-state-000001.pt is damaged or no training state" in capsys.readouterr().out
     os.remove(run_dir / "training-state-000001.pt")
     assert differences(computed_stats(run_dir)[-1], computed_stats(expected)[-1]) == []
+
+
+def test_where_no_state_can_be_read_nothing_is_overwritten(kwargs, tmp_path):
+    (tmp_path / "run" / "training-state-000000.pt").write_bytes(b"damaged")
+    (tmp_path / "run" / "stats.jsonl").write_text("{}\n")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(UserError, match="no training state of .* can be read, so nothing was changed there: .*damaged"):
+        training_loop.training_loop(**kwargs, resume_run=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+    path = str(tmp_path / "training-state-000000.pt")
+    run_state.save(dict(version=run_state.VERSION), path)
+
+    def load(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run_state.load(path)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_killed_between_state_and_networks_goes_on_and_completes_both(
+    number, kwargs, uninterrupted, tmp_path, monkeypatch
+):
+    expected = reference(uninterrupted, kwargs, tmp_path)
+    with monkeypatch.context() as patch:
+        written = []
+
+        def save(networks, path):
+            written.append(path)
+            if len(written) == number:
+                raise KeyboardInterrupt
+            save_networks(networks, path)
+
+        save_networks = training_loop.save_network_snapshot
+        patch.setattr(training_loop, "save_network_snapshot", save)
+        with pytest.raises(KeyboardInterrupt):
+            training_loop.training_loop(**kwargs)
+    assert (tmp_path / "run" / "network-snapshot-000000.pkl").exists() == (number > 1)  # if so, an older one
+    assert training_loop.training_loop(**kwargs, resume_run=True)
+    assert_same_run(tmp_path / "run", expected)
 
 
 # What ends a run
@@ -470,6 +523,19 @@ def test_signals_are_noted_and_a_second_interrupt_much_later_interrupts(monkeypa
         os.kill(os.getpid(), signal.SIGINT)  # a launcher passes on what the terminal has sent already
         clock[0] += 10
         os.kill(os.getpid(), signal.SIGTERM)
+        if hasattr(signal, "SIGHUP"):
+            os.kill(os.getpid(), signal.SIGHUP)  # the terminal is lost
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == former
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_under_nohup_a_lost_terminal_does_not_stop_a_run():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, former)

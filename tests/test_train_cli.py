@@ -283,6 +283,7 @@ def test_a_run_folder_is_used_by_one_process_only(started, calls):
     other = subprocess.Popen([sys.executable, "-c", code, str(started)], stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert other.stdout.readline() == b"locked\n"
+        (started / "log.txt").unlink()  # which does not free the folder
         result = run(f"--outdir={started}", "--continue")
         assert result.stderr == f"Error: {started} is in use: another process trains there\n"
         result = run("--outdir=out", *OPTIONS, "--resume=latest")

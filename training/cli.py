@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import click
 
+from dnnlib.util import is_lack_of_memory, open_missing_streams
 from torch_utils.allocator import keep_freed_memory
 from training.formats.network_names import network_help
 
@@ -49,6 +50,7 @@ class Command(click.Command):
 
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
         if args is None:  # the process is this command; a caller who passes arguments has a process of its own
+            open_missing_streams()
             keep_freed_memory()
         return super().main(args, *other, **options)
 
@@ -138,13 +140,6 @@ def one_line_errors() -> Iterator[None]:
         raise OneLineError(f"{advice} ({_one_line(str(err))[:200]})") from err
     except KeyboardInterrupt as err:
         raise Interrupted("Aborted") from err
-
-
-def is_lack_of_memory(err: Exception) -> bool:
-    """Of Python and numpy, of a GPU, or of torch's tensors on the CPU?"""
-    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
-        return True
-    return "can't allocate memory" in str(err)
 
 
 def is_bug(err: ValueError) -> bool:

@@ -58,11 +58,8 @@ def train_process(place: Place, args: EasyDict) -> None:
         training_loop.training_loop(rank=place.rank, **args)
         return
     log_path = os.path.join(args.run_dir, "log.txt")
-    with (
-        dnnlib.util.naming(args.run_dir),
-        sole_use(args.run_dir),
-        dnnlib.util.Logger(log_path, file_mode="a", should_flush=True),
-    ):
+    with sole_use(args.run_dir), dnnlib.util.Logger(log_path, file_mode="a", should_flush=True):
+        dnnlib.util.sweep_temporary_files(args.run_dir)
         print(json.dumps(args, indent=2))
         print(config.summary(os.path.basename(args.run_dir), args))
         print(f"Run folder: {args.run_dir}")

@@ -138,6 +138,7 @@ class Run:
         """Show what there is before the first step, or finish what was under way when a state was saved."""
         if saved is not None:
             self.say(f"Carrying on from {self.state.cur_nimg / 1000:.1f} kimg.")
+            self.complete_snapshot()
         self.say(f"Training for {self.options.total_kimg:g} kimg on {self.data.device} ...\n")
         if saved is None and self.preview is not None:
             self.preview.save_reals(self.options.path("reals.png"))
@@ -146,6 +147,17 @@ class Run:
         if saved is not None and saved["between_ticks"]:
             self.measure(saved["measured"])
             self.reporter.start_tick()
+
+    def complete_snapshot(self) -> None:
+        """Write the networks of the state that the run carries on from, if the run ended between the two files."""
+        path = self.options.path(self.snapshot_name)
+        state_path = run_state.state_path(self.options.run_dir, self.state.cur_nimg)
+        if self.options.rank != 0 or is_newer(path, state_path):
+            return
+        state = self.state
+        networks = network_snapshot(
+            state.G, state.D, state.G_ema, state.augment_pipe, self.options.training_set_kwargs)
+        self.writer.submit(functools.partial(write_networks, networks, path))
 
     def train(self) -> None:
         """Take steps until training is complete or somebody asks to stop."""
@@ -240,12 +252,25 @@ def is_due(interval: int | None, tick: int, is_last: bool) -> bool:
 def write_snapshot(
     networks: Mapping[str, Any], network_path: str, saved: Mapping[str, Any], keep: int | None
 ) -> None:
-    """Write networks and state, then remove what is not to be kept: a full disk leaves the former state."""
+    """Write state and networks, then remove what is not to be kept: a full disk leaves the former state.
+
+    The state comes first: it holds all that the networks do, so that a run which is killed in between carries on from
+    there, and writes them when it does.
+    """
     run_dir = os.path.dirname(network_path)
-    with dnnlib.util.naming(network_path):
-        save_network_snapshot(networks, network_path)
     run_state.save(saved, run_state.state_path(run_dir, saved["cur_nimg"]))
+    write_networks(networks, network_path)
     prune(run_dir, keep, saved["best"]["snapshot"] if saved["best"] is not None else None)
+
+
+def write_networks(networks: Mapping[str, Any], path: str) -> None:
+    with dnnlib.util.naming(path):
+        save_network_snapshot(networks, path)
+
+
+def is_newer(path: str, other: str) -> bool:
+    """Was the file written after the other? False where it is missing."""
+    return os.path.exists(path) and os.path.getmtime(path) >= os.path.getmtime(other)
 
 
 def draw(run_dir: str) -> None:

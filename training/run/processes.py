@@ -28,6 +28,7 @@ from torch_utils.allocator import keep_freed_memory
 from training.cli import is_bug
 from training.run import rendezvous
 from training.run.place import Place, launched_place
+from training.run.stopping import SIGNALS
 
 GRACE = 30                             # seconds that processes have to finish writing when another one has ended
 
@@ -255,7 +256,8 @@ def _signals_forwarded_to(pids: list[int]) -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)  # not SIGINT, which those at a terminal have got already
 
-    former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, forward) for number in handled}
     try:
         yield
     finally:

@@ -59,13 +59,36 @@ def recorded_args(run_dir: str) -> EasyDict:
 
 @contextlib.contextmanager
 def sole_use(run_dir: str) -> Iterator[None]:
-    """Keep other processes from running in this folder. Raises UserError if one does. A killed process frees it."""
-    with open(os.path.join(run_dir, "log.txt"), "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as err:
-                raise UserError(f"{run_dir} is in use: another process trains there") from err
+    """Keep other processes from running in this folder. Raises UserError if one does. A killed process frees it.
+
+    The folder itself is locked, so that no file in it can be deleted or replaced to defeat the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise UserError(f"{run_dir} is in use: another process trains there") from err
+        except OSError:  # file systems over a network may lock no folders
+            with file_lock(os.path.join(run_dir, "log.txt"), run_dir):
+                yield
+            return
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def file_lock(path: str, run_dir: str) -> Iterator[None]:
+    """The same by a lock of a file in the folder."""
+    with open(path, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as err:
+            raise UserError(f"{run_dir} is in use: another process trains there") from err
         yield
 
 

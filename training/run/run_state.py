@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -112,32 +113,47 @@ def save(saved: Mapping[str, Any], path: str) -> None:
 
 
 def load(path: str) -> dict[str, Any]:
-    """Read a state. Raises ValueError, one line, for anything else."""
+    """Read a state. Raises UserError, one line, for anything else, also where a single bit has changed."""
     with open(path, "rb") as file:
         try:
+            check_archive(file)
             saved = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as err:  # a damaged archive raises nearly anything
+            if dnnlib.util.is_lack_of_memory(err):
+                raise
             reason = str(err).strip().splitlines() or [type(err).__name__]
-            raise UserError(f"{path} is damaged or no training state: {reason[0]}") from err
+            raise UserError(f"{path} is damaged or no training state: {dnnlib.util.printable(reason[0], 200)}") from err
     if not isinstance(saved, dict) or saved.get("version") != VERSION:
         raise UserError(f"{path} must be a training state of version {VERSION}")
     return saved
 
 
+def check_archive(file: IO[bytes]) -> None:
+    """Raise an error unless the checksums of all parts of a zip archive hold, which torch does not look at."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"the checksum of {damaged} is wrong")
+    file.seek(0)
+
+
 def load_newest(run_dir: str) -> dict[str, Any] | None:
-    """The newest state of a run folder that can be read, None if there is none.
+    """The newest state of a run folder that can be read, None if there is none. UserError if none can be read.
 
     The files to which the run appends are cut back to where they were then. The results of metrics that are already
     there for the snapshot of that moment stay, and are returned as `measured`: metric -> result key -> value.
     """
-    saved = None
+    saved, damage = None, []
     for path in state_paths(run_dir):
         try:
             saved = load(path)
             break
-        except ValueError as err:
+        except UserError as err:
             print(f"Passed over: {err}")
+            damage.append(str(err))
     if saved is None:
+        if damage:
+            raise UserError(f"no training state of {run_dir} can be read, so nothing was changed there: {damage[0]}")
         for name in growing_files(run_dir):
             os.remove(os.path.join(run_dir, name))
         return None
