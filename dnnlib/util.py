@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fnmatch
 import glob
 import hashlib
@@ -11,13 +12,13 @@ import html.parser
 import http.client
 import http.cookiejar
 import importlib
-import io
 import math
 import os
 import pathlib
 import pickle
 import re
 import shutil
+import ssl
 import sys
 import tempfile
 import time
@@ -486,23 +487,35 @@ def open_url(
     if not is_url(url):
         raise UserError(f"a URL needs a scheme and a host with a dot, got {url}")
 
+    if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise UserError(f"only files, http and https can be opened, got {url}")
+
+    if not cache:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        _download(url, num_attempts, verbose, file)
+        file.seek(0)
+        return file
     cache_dir = cache_dir or make_cache_dir_path("downloads")
     url_md5 = hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest()
-    if cache:
-        cached = glob.glob(os.path.join(glob.escape(cache_dir), f"{url_md5}_*"))
-        if len(cached) == 1:
-            return cached[0] if return_filename else open(cached[0], "rb")  # noqa: SIM115 - the caller closes it
-
-    data, name = _download(url, num_attempts, verbose)
-    if cache:
+    cached = glob.glob(os.path.join(glob.escape(cache_dir), f"{url_md5}_*"))
+    if len(cached) != 1:
         os.makedirs(cache_dir, exist_ok=True)
+        cached = [_download_to_cache(url, num_attempts, verbose, os.path.join(cache_dir, url_md5))]
+    return cached[0] if return_filename else open(cached[0], "rb")  # noqa: SIM115 - the caller closes it
+
+
+def _download_to_cache(url: str, num_attempts: int, verbose: bool, start: str) -> str:
+    """Download to a file whose name begins with the path `start`; it appears whole or not at all. Returns its path."""
+    whole = f"{start}.part{os.getpid()}"
+    try:
+        with open_atomic(whole) as file:
+            name = _download(url, num_attempts, verbose, file)
         safe_name = re.sub(r"[^0-9a-zA-Z\-._]", "_", name)[-128:]
-        cache_file = os.path.join(cache_dir, f"{url_md5}_{safe_name}")
-        with open_atomic(cache_file) as f:
-            f.write(data)
-        if return_filename:
-            return cache_file
-    return io.BytesIO(data)
+        os.replace(whole, f"{start}_{safe_name}")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(whole)
+    return f"{start}_{safe_name}"
 
 
 def _local_path(url: str) -> str | None:
@@ -515,17 +528,22 @@ def _local_path(url: str) -> str | None:
     return path[1:] if re.match(r"/[a-zA-Z]:", path) else path  # file:///C:/x is C:/x
 
 
-def _download(url: str, num_attempts: int, verbose: bool) -> tuple[bytes, str]:
-    """Content and remote file name of an HTTP URL; tries again after errors that may pass."""
+class _NoFile(OSError):
+    """The server has answered, and no further attempt would bring the file."""
+
+
+def _download(url: str, num_attempts: int, verbose: bool, file: IO[bytes]) -> str:
+    """Write the content of an HTTP URL to a file; tries again after errors that may pass. Returns the remote name."""
     if verbose:
         print(f"Downloading {url} ... ", end="", flush=True)
     for attempt in range(1, num_attempts + 1):
+        file.seek(0)
+        file.truncate()
         try:
-            result = _download_once(url)
+            name = _download_once(url, file)
             break
         except (OSError, http.client.HTTPException) as err:
-            permanent = isinstance(err, urllib.error.HTTPError) and 400 <= err.code < 500 and err.code not in (408, 429)
-            if permanent or attempt == num_attempts:
+            if _is_permanent(err) or attempt == num_attempts:
                 if verbose:
                     print("failed")
                 reason = str(err) or type(err).__name__
@@ -535,33 +553,53 @@ def _download(url: str, num_attempts: int, verbose: bool) -> tuple[bytes, str]:
         time.sleep(_RETRY_DELAY * attempt)
     if verbose:
         print("done")
-    return result
+    return name
 
 
-def _download_once(url: str) -> tuple[bytes, str]:
+def _is_permanent(err: Exception) -> bool:
+    """Would another attempt fail in the same way?"""
+    if isinstance(err, urllib.error.HTTPError):
+        return 400 <= err.code < 500 and err.code not in (408, 429)
+    certificate = isinstance(getattr(err, "reason", None), ssl.SSLCertVerificationError)
+    full = isinstance(err, OSError) and err.errno == errno.ENOSPC  # the disk here, that is
+    return isinstance(err, _NoFile) or certificate or full
+
+
+def _download_once(url: str, file: IO[bytes]) -> str:
     """One attempt, following the page with which Google Drive asks for confirmation before large files."""
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
-    data, name, content_type = _fetch(opener, url)
+    name, page = _fetch(opener, url, file)
     host = urllib.parse.urlsplit(url).hostname or ""
-    if content_type == "text/html" and (host == "google.com" or host.endswith(".google.com")):
-        page = data.decode("utf-8", errors="replace")
+    if page is not None and (host == "google.com" or host.endswith(".google.com")):
         confirmed_url = _find_drive_confirmation(page, url)
         if confirmed_url is None:
             reason = "download quota exceeded" if "quota" in page.lower() else "got a web page instead of a file"
-            raise OSError(f"Google Drive: {reason}")
-        data, name, content_type = _fetch(opener, confirmed_url)
-        if content_type == "text/html":
-            raise OSError("Google Drive: got a web page instead of a file after confirming the download")
-    if not data:
+            raise _NoFile(f"Google Drive: {reason}")
+        name, page = _fetch(opener, confirmed_url, file)
+        if page is not None:
+            raise _NoFile("Google Drive: got a web page instead of a file after confirming the download")
+    if page is not None:
+        raise _NoFile("the server sent a web page instead of a file")
+    if file.tell() == 0:
         raise OSError("the server sent no data")
-    return data, name
+    return name
 
 
-def _fetch(opener: urllib.request.OpenerDirector, url: str) -> tuple[bytes, str, str]:
-    """Body, file name and content type of one request."""
+def _fetch(opener: urllib.request.OpenerDirector, url: str, file: IO[bytes]) -> tuple[str, str | None]:
+    """File name of one request and, if it is a web page, its text; any other body is written to the file."""
     with opener.open(url, timeout=_TIMEOUT) as response:
         name = response.headers.get_filename() or os.path.basename(urllib.parse.urlsplit(url).path) or "download"
-        return response.read(), name, response.headers.get_content_type()
+        piece = response.read(_PIECE_BYTES)
+        start = piece[:1000].lstrip().lower()
+        if response.headers.get_content_type() == "text/html" or start.startswith((b"<!doctype html", b"<html")):
+            return name, piece.decode("utf-8", errors="replace")
+        size = response.headers.get("Content-Length", "")
+        while piece:
+            file.write(piece)
+            piece = response.read(_PIECE_BYTES)
+    if size.isdigit() and file.tell() != int(size):
+        raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
+    return name, None
 
 
 class _DriveConfirmation(html.parser.HTMLParser):

@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -400,6 +401,35 @@ def test_missing_download_fails_at_once_and_names_the_url(server, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("reply", [
+    (200, {"Content-Type": "text/html; charset=utf-8"}, b"<p>Log in first</p>"), (200, {}, b" <!DOCTYPE HTML><p>Hello"),
+])
+def test_a_web_page_instead_of_a_file_is_refused_at_once_and_not_kept(server, tmp_path, reply):
+    server.replies = [reply]
+    with pytest.raises(OSError, match=r"\(attempt 1 of 10\): the server sent a web page instead of a file"):
+        util.open_url(f"{server.url}/a.pkl", cache_dir=str(tmp_path), verbose=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_scheme_is_refused_without_any_attempt():
+    with pytest.raises(ValueError, match="only files, http and https can be opened, got s3://bucket.example.com/a"):
+        util.open_url("s3://bucket.example.com/a")
+
+
+def test_a_download_takes_no_more_memory_than_its_pieces(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(util, "_PIECE_BYTES", 1 << 14)
+    server.replies = [(200, {}, bytes(1 << 24))]
+    tracemalloc.start()
+    try:
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        path = util.open_url(f"{server.url}/a.pkl", cache_dir=str(tmp_path), verbose=False, return_filename=True)
+        peak = tracemalloc.get_traced_memory()[1] - kept
+    finally:
+        tracemalloc.stop()
+    assert os.path.getsize(path) == 1 << 24 and peak < 1 << 21
+
+
 def test_download_gives_up_after_the_last_attempt(server, tmp_path):
     server.replies = [(500, {}, b"no")] * 2
     with pytest.raises(OSError, match="attempt 2 of 2"):
@@ -434,14 +464,16 @@ def test_google_drive_page_is_confirmed_and_a_quota_page_is_an_error(monkeypatch
     url = "https://drive.google.com/uc?id=1"
     button = '<a href="/uc?export=download&amp;confirm=abc&amp;id=1">Download anyway</a>'
     pages = {
-        url: (button.encode(), "uc", "text/html"),
-        f"{url.split('?')[0]}?export=download&confirm=abc&id=1": (b"data", "net.pkl", "application/octet-stream"),
+        url: ("uc", button),
+        f"{url.split('?')[0]}?export=download&confirm=abc&id=1": ("net.pkl", None),
     }
-    monkeypatch.setattr(util, "_fetch", lambda opener, asked: pages[asked])
-    assert util._download_once(url) == (b"data", "net.pkl")
-    pages[url] = (b"<p>Quota exceeded</p>", "uc", "text/html")
+    monkeypatch.setattr(util, "_fetch", lambda opener, asked, file: pages[asked])
+    file = io.BytesIO(b"data")
+    file.seek(4)
+    assert util._download_once(url, file) == "net.pkl"
+    pages[url] = ("uc", "<p>Quota exceeded</p>")
     with pytest.raises(OSError, match="quota exceeded"):
-        util._download_once(url)
+        util._download_once(url, file)
 
 
 # Content of files.
