@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from network_file_helpers import (
     snapshot,
 )
 
+import dnnlib
 import legacy
 from ssn_plugin.networks import SSNGenerator
 from training import network_files
@@ -224,6 +226,15 @@ def test_a_config_that_does_not_fit_is_refused(change, message, tmp_path):
     network_config.save_safetensors(out, tensors, json.dumps({**json.loads(text), **change}))
     with pytest.raises(ValueError, match=message):
         load(out.getvalue())
+
+
+def test_a_damaged_download_says_what_to_delete(tmp_path, monkeypatch):
+    monkeypatch.setattr(dnnlib.util, "make_cache_dir_path", lambda *parts: str(tmp_path))
+    url = "https://example.com/net.pkl"
+    copy_path = tmp_path / f"{hashlib.md5(url.encode()).hexdigest()}_net.pkl"
+    copy_path.write_bytes(pickle.dumps(snapshot())[:1000])
+    with pytest.raises(ValueError, match=rf"^{copy_path}: .* .a copy of {url}, which is fetched again once"):
+        network_files.load_networks(url)
 
 
 # Rosinality checkpoints.
