@@ -57,7 +57,7 @@ MAX_SECONDS = 2.0         # of processor time for one file
 MAX_BYTES = 500 * 2**20   # above what the process has before the first file
 POLL_SECONDS = 0.05
 FORBIDDEN = {"exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
-ODD_VALUES = [None, True, -1, 0, 2**40, 1e308, "", "x", "../../etc/passwd", "\x1b[2J", [], {}, [[]], {"a": [1]}]
+ODD_VALUES: list[Any] = [None, True, -1, 0, 2**40, 1e308, "", "x", "../../etc/passwd", "\x1b[2J", [], {}, [[]], {"a": [1]}]
 
 
 # Good files.
@@ -121,7 +121,10 @@ def recipes() -> list[bytes]:
 def datasets() -> list[bytes]:
     """Zips of eight images with and without labels, stored and packed."""
     rnd, files = np.random.RandomState(0), []
-    for mode, labels, packing in [("RGB", [0, 1], zipfile.ZIP_STORED), ("L", [[0.5, 1], [2, 3]], zipfile.ZIP_DEFLATED)]:
+    packed: list[tuple[str, list[Any], int]] = [
+        ("RGB", [0, 1], zipfile.ZIP_STORED), ("L", [[0.5, 1], [2, 3]], zipfile.ZIP_DEFLATED),
+    ]
+    for mode, labels, packing in packed:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", packing) as archive:
             for i in range(8):
