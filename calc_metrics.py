@@ -16,8 +16,6 @@ from training.cli import Command, network_option, trust_option
 from training.run.place import Place
 from training.run.run_folders import OPTIONS_FILE
 
-DATASET_CLASS = "training.dataset.ImageFolderDataset"
-
 EPILOG = """\b
 Metrics:
   fid50k_full  kid50k_full  pr50k3_full  is50k           Inception and VGG16 features
@@ -136,6 +134,7 @@ def measure_in_process(place: Place, job: dict[str, Any]) -> None:
     """The work of one process: measure, and in the first one print and save."""
     from metrics import detectors as detector_files
     from metrics import metric_main, metric_utils, shared_features
+    from metrics.real_images import choose_dataset
     from metrics.report import format_table
     from training.network_files import load_networks
     from training.plugins import import_plugins
@@ -145,7 +144,7 @@ def measure_in_process(place: Place, job: dict[str, Any]) -> None:
     detector_files.set_detector_dir(job["detectors"])
     device, is_first = processes.choose_device(place, job["on_cpu"]), place.rank == 0
     networks = load_networks(job["network"], trust=job["trust_pickle"])
-    G, trained_on = networks["G_ema"], dict(networks.get("training_set_kwargs") or {})
+    G, trained_on = networks["G_ema"], networks.get("training_set_kwargs")
     dataset_kwargs = choose_dataset(G, trained_on, job["data"], job["mirror"], job["trust_pickle"])
     progress = metric_utils.ProgressMonitor(verbose=job["verbose"] and is_first)
     as_table = is_first and wants_table(job["as_json"])
@@ -173,27 +172,6 @@ def map_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options of this command -> those of `MetricOptions`."""
     return dict(seed=options["seed"], batch_size=options["batch"], cache=options["cache"],
                 classifiers=options["classifiers"], ppl_histogram=options["ppl_histogram"])
-
-
-def choose_dataset(
-    G: Any, trained_on: dict[str, Any], data: str | None, mirror: bool | None, trust_pickle: bool = False
-) -> dict[str, Any]:
-    """Options of the data set to compare with; empty if none is known, which some metrics do without."""
-    if data is not None:
-        kwargs: dict[str, Any] = dict(class_name=DATASET_CLASS, path=data)
-        if not os.path.exists(data):
-            raise UserError(f"data set {data} does not exist")
-    elif trained_on:
-        kwargs = dict(trained_on)
-        if kwargs.get("class_name") != DATASET_CLASS and not trust_pickle:   # the name is called with arguments at hand
-            raise UserError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data "
-                            f"with --data, or allow the class with --trust-pickle")
-    else:
-        return {}
-    kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)
-    if mirror is not None:
-        kwargs["xflip"] = mirror
-    return kwargs
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ssn_plugin.files import save_png
-from ssn_plugin.transfer import transfer_networks
+from ssn_plugin.from_stylegan2 import transfer_networks
 from training.cli import Command
 from training.images.generation import seed_to_z, to_uint8
 from training.network_files import load_networks

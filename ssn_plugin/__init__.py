@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ssn_plugin.edits.session import Session
 
 __version__ = "0.1.0"
 
@@ -28,11 +24,6 @@ if HOST_DIR is not None and HOST_DIR not in sys.path:
     sys.path.append(HOST_DIR)
 
 
-def open(network: str, device: str | None = None, trust: bool = False) -> Session:
-    """Open a network for editing its images: a file, a URL or a short name such as demo:castles64.
+from ssn_plugin.api import TrainingRun, measure, open, train, transfer  # noqa: E402  needs no host before it is called
 
-    device: cpu, cuda or cuda:N; None: a GPU if there is one.  trust: execute source code that the file carries.
-    """
-    from ssn_plugin.edits.session import Session  # imports torch, which the package itself does without
-
-    return Session.open(network, device, trust)
+__all__ = ["TrainingRun", "__version__", "measure", "open", "train", "transfer"]

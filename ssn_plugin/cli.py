@@ -174,17 +174,8 @@ def transfer(
     IN is a path, a URL, or a short name that `transfer help` lists. Prints every parameter and buffer that does not
     come from it. Train the result further with train --cfg=ssn --resume=OUT.
     """
-    grids = config.parse_block_grids(blocks)
-    config.SSNConfig(block_grids=grids, encoder=encoder, style_resolution=style_resolution)  # checks them
-    adapter = host.require()
-    adapter.check_output(dest)
-    networks = adapter.load_networks(source, trust=trust_pickle)
-    from ssn_plugin.transfer import transfer_networks
-
-    result, differences = transfer_networks(networks, grids, encoder, encoder_init, style_resolution, seed)
-    notes = adapter.save_networks(result, dest)
-    click.echo(f"wrote {dest}")
-    for line in [*notes, *differences]:
+    lines = ssn_plugin.transfer(source, dest, blocks, encoder, encoder_init, style_resolution, seed, trust_pickle)
+    for line in [f"wrote {dest}", *lines]:
         click.echo(line)
 
 

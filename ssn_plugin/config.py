@@ -271,10 +271,10 @@ def _edit_baseline(args: Any, given: dict[str, Any], device: str) -> tuple[Any, 
     config = SSNConfig(**{"block_dim": _block_dim(device), **settings})
     edited, networks = baseline_kwargs(args, config), _networks_to_start_from(args)
     if networks is not None:
-        from ssn_plugin import transfer  # imports torch
+        from ssn_plugin import from_stylegan2  # imports torch
 
         _refuse_with_resume(settings, "channels", "channels_max", "block_dim")
-        edited = transfer.adopt_structure(edited, networks)
+        edited = from_stylegan2.adopt_structure(edited, networks)
     return edited, _given_parts(given)
 
 
@@ -305,9 +305,9 @@ def _limit_preview(args: Any, device: str) -> None:
 
 
 def _take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] | None:
-    from ssn_plugin import transfer  # imports torch
+    from ssn_plugin import from_stylegan2  # imports torch
 
-    return transfer.take_over(networks, run)
+    return from_stylegan2.take_over(networks, run)
 
 
 def apply_options(
@@ -331,12 +331,12 @@ def apply_options(
         config = _checked_config(preset, settings)
         return ssn_kwargs(args, config), _name_parts(config, given)
 
-    from ssn_plugin import transfer  # imports torch
+    from ssn_plugin import from_stylegan2  # imports torch
 
     _refuse_with_resume(settings, "channels", "channels_max")
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
     config = _checked_config(preset, settings)
-    edited = transfer.adopt_structure(ssn_kwargs(args, config), networks)
+    edited = from_stylegan2.adopt_structure(ssn_kwargs(args, config), networks)
     edited["G_kwargs"]["synthesis_kwargs"].update(config.kwargs("synthesis"))
     return edited, _name_parts(config, given)
 
@@ -356,18 +356,18 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
 
     block_dim: what the user asked for. Raises ValueError for what contradicts the generator.
     """
-    from ssn_plugin import transfer
+    from ssn_plugin import from_stylegan2
 
-    structure = transfer.generator_structure(G)
+    structure = from_stylegan2.generator_structure(G)
     dims = structure["block_z_dim"], structure["block_w_dim"]
     if block_dim is not None and dims != (block_dim, block_dim):
         raise ValueError(f"--block-dim must be that of --resume, z {dims[0]} and w {dims[1]}, got {block_dim}")
     defaults: dict[str, Any] = {}
-    if transfer.is_ssn(G):
+    if from_stylegan2.is_ssn(G):
         defaults.update(block_grids=tuple(tuple(grid) for grid in G.block_grid))
         kwargs = structure["synthesis_kwargs"]
         defaults.update((name, kwargs[name]) for name in SSNConfig().kwargs("synthesis") if name in kwargs)
-    if transfer.has_encoder(G):
+    if from_stylegan2.has_encoder(G):
         if "encoder_init" in settings:
             raise ValueError("--encoder-init cannot be given with a --resume that holds a trained encoder, "
                              f"got {settings['encoder_init']}")

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from network_file_helpers import generator, snapshot
 from other_host import in_host_of
 
-from ssn_plugin import transfer
+from ssn_plugin import from_stylegan2
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -65,7 +65,7 @@ def good(tmp_path_factory) -> Path:
     plain["training_set_kwargs"] = dict(class_name="training.dataset.ImageFolderDataset", path=str(folder / "images"))
     network_export.save_networks(plain, folder / "plain.pkl")
     network_export.save_networks(snapshot(generator(c_dim=3)), folder / "labelled.pkl")
-    networks, _ = transfer.transfer_networks(plain, [[2, 2]])
+    networks, _ = from_stylegan2.transfer_networks(plain, [[2, 2]])
     network_export.save_networks(networks, folder / "ssn.pkl")
     run("generate", [f"--network={folder / 'ssn.pkl'}", "--seeds=3", "--resample-block=0,1", "--variants=2",
                      f"--outdir={folder / 'edit'}"])

@@ -28,7 +28,7 @@ from benchmarks import demo_model
 from metrics import metric_main
 from metrics.content_hash import hash_state
 from ssn_plugin import cli as plugin
-from ssn_plugin import transfer
+from ssn_plugin import from_stylegan2
 from training.formats import network_export, network_names
 from training.network_files import load_networks
 from training.run import run_folders
@@ -46,7 +46,7 @@ def run(command, *args):
 def networks():
     """An SSN of 2x2 blocks for 16x16 images."""
     plain = snapshot(generator(resolution=16), discriminator(resolution=16))
-    return transfer.transfer_networks(plain, [[2, 2]])[0]
+    return from_stylegan2.transfer_networks(plain, [[2, 2]])[0]
 
 
 @pytest.fixture

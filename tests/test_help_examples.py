@@ -27,7 +27,7 @@ from metric_fixtures import write_detectors
 from network_file_helpers import discriminator, generator, snapshot
 from other_host import in_host_of
 
-from ssn_plugin import cli, transfer
+from ssn_plugin import cli, from_stylegan2
 from ssn_plugin.edits import recipe_files
 from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.recipe import Picture, Recipe, hash_network
@@ -188,14 +188,14 @@ def folder(tmp_path_factory):
 def write_networks(folder):
     data = dict(class_name="training.dataset.ImageFolderDataset", path=str(folder / "castles.zip"))
     plain = snapshot(generator(resolution=32), discriminator(resolution=32))
-    networks, _ = transfer.transfer_networks(plain, [[4, 4]])
+    networks, _ = from_stylegan2.transfer_networks(plain, [[4, 4]])
     for name in ("network-snapshot", "ssn"):
         network_export.save_networks({**networks, "training_set_kwargs": data}, folder / f"{name}.pkl")
     for name in ("network-snapshot-001000", "stylegan2", "stylegan2-ffhq-config-f"):
         network_export.save_networks({**plain, "training_set_kwargs": data}, folder / f"{name}.pkl")
     labelled = snapshot(generator(c_dim=3, resolution=32), discriminator(c_dim=3, resolution=32))
     network_export.save_networks(labelled, folder / "labelled.pkl")
-    network_export.save_networks(transfer.transfer_networks(labelled, [[4, 4]])[0], folder / "labelled-ssn.pkl")
+    network_export.save_networks(from_stylegan2.transfer_networks(labelled, [[4, 4]])[0], folder / "labelled-ssn.pkl")
     np.savez(folder / "w.npz", w=np.zeros([1, networks["G_ema"].num_ws, networks["G_ema"].w_dim], dtype=np.float32))
     write_found_recipe(folder, networks["G_ema"])
     (folder / "release").mkdir()

@@ -21,7 +21,7 @@ import pytest
 import torch
 from network_file_helpers import assert_same_tensors, discriminator, generator, snapshot
 
-from ssn_plugin import transfer
+from ssn_plugin import from_stylegan2
 from ssn_plugin.hosts import host, launch, processes, reference
 from training.formats import network_export
 
@@ -182,7 +182,7 @@ def test_another_host_works_in_two_connected_processes(tmp_path):
 def test_networks_are_read_and_written_by_the_contract_alone(tmp_path):
     source = snapshot(generator(resolution=16))
     network_export.save_networks(source, tmp_path / "stylegan2.pkl")
-    networks, _ = transfer.transfer_networks(reference.load_networks(str(tmp_path / "stylegan2.pkl")), [[2, 2]])
+    networks, _ = from_stylegan2.transfer_networks(reference.load_networks(str(tmp_path / "stylegan2.pkl")), [[2, 2]])
     assert reference.save_networks(networks, str(tmp_path / "ssn.pkl")) == []
     loaded = reference.load_networks(str(tmp_path / "ssn.pkl"))
     assert loaded["training_set_kwargs"] == source["training_set_kwargs"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ssn_plugin import config, transfer
+from ssn_plugin import config, from_stylegan2
 from ssn_plugin.files import open_atomic
 from ssn_plugin.hosts import host
 from ssn_plugin.hosts.processes import check_number, run_processes
@@ -160,7 +160,7 @@ def transfer_before_start(args: dict[str, Any]) -> tuple[dict[str, Any], list[st
     G = dnnlib.util.construct_class_by_name(**args["G_kwargs"], **shape).requires_grad_(False)
     D = dnnlib.util.construct_class_by_name(**args["D_kwargs"], **shape).requires_grad_(False)
     run = dict(G=G, D=D, G_ema=copy.deepcopy(G))
-    differences = transfer.take_over(networks, run)
+    differences = from_stylegan2.take_over(networks, run)
     if differences is None:
         return args, []
     path = os.path.join(args["run_dir"], TRANSFERRED)

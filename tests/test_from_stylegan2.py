@@ -13,7 +13,7 @@ import torch
 from network_file_helpers import discriminator, generator, image_of, moved, snapshot
 
 import dnnlib
-from ssn_plugin import transfer
+from ssn_plugin import from_stylegan2
 from ssn_plugin.networks import SSNGenerator
 from train import setup_training_loop_kwargs  # train.py, unlike training.config, brings the cfg along
 from training import config
@@ -60,7 +60,7 @@ def test_equal_blocks_give_the_image_of_the_source(architecture, c_dim, grid):
     """Borders included, with a moving average that matters; for G and for G_ema, which differ."""
     source = snapshot(generator(architecture, c_dim=c_dim, resolution=16), discriminator(c_dim=c_dim, resolution=16))
     source["G"] = moved(copy.deepcopy(source["G"]))
-    networks, _ = transfer.transfer_networks(source, [grid])
+    networks, _ = from_stylegan2.transfer_networks(source, [grid])
     assert networks["G_ema"].block_grid == [grid]
     for key in ("G", "G_ema"):
         assert_equal_images(networks[key], source[key])
@@ -70,7 +70,7 @@ def test_equal_blocks_give_the_image_of_the_source(architecture, c_dim, grid):
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_equal_blocks_of_several_grids_give_the_image_of_the_source(c_dim):
     source = snapshot(generator(c_dim=c_dim, resolution=16), discriminator(c_dim=c_dim, resolution=16))
-    networks, notes = transfer.transfer_networks(source, [[1, 1], [2, 2], [4, 4]])
+    networks, notes = from_stylegan2.transfer_networks(source, [[1, 1], [2, 2], [4, 4]])
     assert_equal_images(networks["G_ema"], source["G_ema"])
     assert notes and all("encoder" in line for line in notes)
 
@@ -86,21 +86,21 @@ def test_a_grid_keeps_its_own_mapping_network_and_mean_style_among_others():
     both, fine, middle, single = ssn([[1, 1], [4, 4]]), ssn([[4, 4]]), ssn([[2, 2]]), ssn([[1, 1]])
     theirs = both.mapping.grid1_fc0.weight
     for target in (fine, middle):   # of equal size, and as the finest
-        notes = transfer.transfer_weights(both, target, "G")
+        notes = from_stylegan2.transfer_weights(both, target, "G")
         assert torch.equal(target.mapping.fc0.weight, theirs) and (target.mapping.w_avg == 1).all()
         assert {line for line in notes if "mapping" in line} == {
             f"G.mapping.fc{i}.{kind} of the source has no place here" for i in (0, 1) for kind in ("weight", "bias")}
-    transfer.transfer_weights(both, single, "G")
+    from_stylegan2.transfer_weights(both, single, "G")
     assert torch.equal(single.mapping.fc0.weight, both.mapping.fc0.weight) and (single.mapping.w_avg == 0).all()
     more = ssn([[1, 1], [2, 2]])
-    assert transfer.transfer_weights(fine, more, "G") == []
+    assert from_stylegan2.transfer_weights(fine, more, "G") == []
     assert torch.equal(more.mapping.fc0.weight, theirs) and torch.equal(more.mapping.grid1_fc0.weight, theirs)
     assert (more.mapping.w_avg == 1).all()
 
 
 def test_independent_blocks_give_another_image_at_their_place_only_little_elsewhere():
     """The encoder is closed, so a block acts through the interpolated style map: most inside, less outside."""
-    G = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])[0]["G_ema"]
+    G = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])[0]["G_ema"]
     z = torch.randn([8, G.z_dim], generator=torch.Generator().manual_seed(0))
     other = z.clone()
     other[:, :8] = torch.randn([8, 8], generator=torch.Generator().manual_seed(1))
@@ -114,7 +114,7 @@ def test_other_widths_and_a_deeper_mapping_are_kept():
         12, 2, 6, 16, 1, mapping_kwargs=dict(num_layers=3, embed_features=5, layer_features=7, w_avg_beta=0.9),
         synthesis_kwargs=dict(channel_base=64, channel_max=8, use_noise=False, resample_filter=[1, 2, 1]),
     ))  # fmt: skip
-    result = transfer.transfer_networks(dict(G=G.eval(), G_ema=G.eval(), D=None), [[4, 4]])[0]["G_ema"]
+    result = from_stylegan2.transfer_networks(dict(G=G.eval(), G_ema=G.eval(), D=None), [[4, 4]])[0]["G_ema"]
     assert (result.block_z_dim, result.block_w_dim, result.z_dim, result.w_dim) == (12, 6, 192, 96)
     assert result.mapping.w_avg_beta == 0.9
     assert_equal_images(result, G)
@@ -122,7 +122,7 @@ def test_other_widths_and_a_deeper_mapping_are_kept():
 
 def test_precision_goes_with_the_network():
     G = generator(resolution=16, num_fp16_res=2, conv_clamp=256)
-    result = transfer.transfer_networks(snapshot(G), [[2, 2]])[0]["G_ema"].synthesis
+    result = from_stylegan2.transfer_networks(snapshot(G), [[2, 2]])[0]["G_ema"].synthesis
     assert [getattr(result, f"b{r}").use_fp16 for r in (4, 8, 16)] == [False, True, True]
     assert result.b16.conv1.conv_clamp == 256
 
@@ -132,7 +132,7 @@ def test_defaults_of_another_host_are_read_off_the_network():
     G._init_kwargs["synthesis_kwargs"]["fused_modconv_default"] = "inference_only"
     for name in ("num_fp16_res", "conv_clamp"):
         del G._init_kwargs["synthesis_kwargs"][name]
-    result = transfer.transfer_networks(dict(G=G, G_ema=G, D=None), [[2, 2]])[0]["G_ema"].synthesis
+    result = from_stylegan2.transfer_networks(dict(G=G, G_ema=G, D=None), [[2, 2]])[0]["G_ema"].synthesis
     assert [getattr(result, f"b{r}").use_fp16 for r in (4, 8, 16)] == [False, False, True]
     assert result.b4.conv1.conv_clamp == 128
 
@@ -141,24 +141,24 @@ def test_an_argument_without_meaning_for_an_ssn_is_refused():
     G = generator(resolution=16)
     G._init_kwargs["synthesis_kwargs"]["attention"] = True
     with pytest.raises(ValueError, match="with the arguments attention, which an SSN has not"):
-        transfer.generator_structure(G)
+        from_stylegan2.generator_structure(G)
 
 
 def test_the_encoder_starts_closed_or_as_in_the_paper():
     source = snapshot(generator(resolution=16))
     for init, gate in [("zero", 0), ("random", 1)]:
-        networks, _ = transfer.transfer_networks(source, [[2, 2]], encoder_init=init)
+        networks, _ = from_stylegan2.transfer_networks(source, [[2, 2]], encoder_init=init)
         encoder = networks["G"].synthesis.encoder
         assert all(float(getattr(encoder, f"gate{r}")) == gate for r in encoder.resolutions)
         images = equal_blocks(networks["G"], source["G"])
         assert torch.allclose(*images, atol=1e-4) == (init == "zero")
-    assert transfer.transfer_networks(source, [[2, 2]], encoder="none")[0]["G"].synthesis.encoder is None
+    assert from_stylegan2.transfer_networks(source, [[2, 2]], encoder="none")[0]["G"].synthesis.encoder is None
 
 
 def test_the_encoder_is_the_same_in_both_generators_and_drawn_from_its_seed():
     source = snapshot(generator(resolution=16))
     state = torch.get_rng_state()
-    first, second, third = (transfer.transfer_networks(source, [[2, 2]], seed=s)[0] for s in (0, 0, 1))
+    first, second, third = (from_stylegan2.transfer_networks(source, [[2, 2]], seed=s)[0] for s in (0, 0, 1))
     name = "synthesis.encoder.conv4.weight"
     weights = [n[key].state_dict()[name] for n in (first, second, third) for key in ("G", "G_ema")]
     assert all(torch.equal(weights[0], w) for w in weights[1:4]) and not torch.equal(weights[0], weights[4])
@@ -166,14 +166,14 @@ def test_the_encoder_is_the_same_in_both_generators_and_drawn_from_its_seed():
 
 
 def test_what_does_not_come_from_the_source_is_listed_by_name():
-    networks, notes = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
+    networks, notes = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
     new = {f"{key}.{name}" for key in ("G", "G_ema") for name in networks[key].state_dict() if "encoder" in name}
     assert new and {line.removesuffix(" is new") for line in notes} == new
 
 
 def test_discriminator_and_everything_else_are_taken_over():
     source = snapshot(generator(resolution=16))
-    networks, _ = transfer.transfer_networks(source, [[2, 2]])
+    networks, _ = from_stylegan2.transfer_networks(source, [[2, 2]])
     assert set(networks) == set(source)
     assert all(networks[key] is source[key] for key in ("D", "augment_pipe", "training_set_kwargs"))
 
@@ -184,7 +184,7 @@ def test_tensors_of_another_shape_are_new_and_those_without_a_place_are_named():
         synthesis_kwargs=dict(channel_base=64, channel_max=8, encoder="none"),
     )  # fmt: skip
     before = target.synthesis.b8.torgb.weight.clone()
-    notes = transfer.transfer_weights(source, target, "G")
+    notes = from_stylegan2.transfer_weights(source, target, "G")
     assert "G.synthesis.b8.torgb.weight is new: it has shape [3, 8, 1, 1] in the source and [1, 8, 1, 1] here" in notes
     assert "G.synthesis.b16.conv0.weight of the source has no place here" in notes
     assert torch.equal(target.synthesis.b8.torgb.weight, before)
@@ -194,10 +194,10 @@ def test_tensors_of_another_shape_are_new_and_those_without_a_place_are_named():
 
 def test_a_mean_style_is_repeated_for_every_block_also_between_grids():
     source = generator(resolution=64)
-    pair = transfer.transfer_networks(snapshot(source), [[2, 2]])[0]["G"]
-    wide = transfer.transfer_networks(snapshot(source), [[4, 4]])[0]["G"]
+    pair = from_stylegan2.transfer_networks(snapshot(source), [[2, 2]])[0]["G"]
+    wide = from_stylegan2.transfer_networks(snapshot(source), [[4, 4]])[0]["G"]
     wide.mapping.w_avg.zero_()
-    assert transfer.transfer_weights(pair, wide, "G") == []
+    assert from_stylegan2.transfer_weights(pair, wide, "G") == []
     assert torch.equal(wide.mapping.w_avg, source.mapping.w_avg.repeat(16))
 
 
@@ -210,21 +210,21 @@ def test_what_cannot_be_transferred_is_refused(change, message):
     networks = snapshot(generator(resolution=16))
     networks.update({key: change.pop(key) for key in list(change) if key == "G_ema"})
     with pytest.raises(ValueError, match=message):
-        transfer.transfer_networks(networks, [change.pop("grid", [2, 2])], **change)
+        from_stylegan2.transfer_networks(networks, [change.pop("grid", [2, 2])], **change)
 
 
 def test_an_ssn_of_one_block_is_a_stylegan2():
     """How a slim StyleGAN2 is trained on the CPU: --cfg=ssn --blocks=1x1."""
     source = snapshot(generator(resolution=16))
-    single, notes = transfer.transfer_networks(source, [[1, 1]])
+    single, notes = from_stylegan2.transfer_networks(source, [[1, 1]])
     assert notes == []
-    networks, notes = transfer.transfer_networks(single, [[2, 2]])
+    networks, notes = from_stylegan2.transfer_networks(single, [[2, 2]])
     assert notes and all("encoder" in line for line in notes)
     assert_equal_images(networks["G_ema"], source["G_ema"])
 
 
 def test_a_run_of_more_blocks_starts_from_one_of_a_single_block(photos, tmp_path):
-    single = transfer.transfer_networks(snapshot(generator(resolution=16)), [[1, 1]])[0]
+    single = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[1, 1]])[0]
     path = saved(single, tmp_path)
     _, args = setup_training_loop_kwargs(data=str(photos), cfg="ssn", gpus=0, resume=path)
     assert args.G_kwargs.block_grid == [[1, 1]]
@@ -235,9 +235,9 @@ def test_a_run_of_more_blocks_starts_from_one_of_a_single_block(photos, tmp_path
 
 
 def test_an_ssn_is_not_transferred_again():
-    networks, _ = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
+    networks, _ = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
     with pytest.raises(ValueError, match="is a Spatially Stochastic Network already, with a 2x2 grid"):
-        transfer.transfer_networks(networks, [[4, 4]])
+        from_stylegan2.transfer_networks(networks, [[4, 4]])
 
 
 # train.py --cfg=ssn --resume
@@ -282,7 +282,7 @@ def test_precision_groups_and_frozen_layers_are_those_of_the_run(photos, tmp_pat
 
 
 def test_a_run_goes_on_from_an_ssn_with_its_grid_and_its_encoder(photos, tmp_path, capsys):
-    networks, _ = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 4]], style_resolution=8)
+    networks, _ = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 4]], style_resolution=8)
     with torch.no_grad():
         networks["G_ema"].synthesis.encoder.gate4.fill_(0.3)
     path = saved(networks, tmp_path)
@@ -296,7 +296,7 @@ def test_a_run_goes_on_from_an_ssn_with_its_grid_and_its_encoder(photos, tmp_pat
 
 
 def test_a_run_takes_over_an_ssn_with_another_grid(photos, tmp_path):
-    networks, _ = transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
+    networks, _ = from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])
     path = saved(networks, tmp_path)
     _, args = setup_training_loop_kwargs(data=str(photos), cfg="ssn", blocks="4x4", gpus=0, resume=path)
     run = run_networks(args)
@@ -315,7 +315,7 @@ def test_the_start_of_the_encoder_is_in_the_tree_only_when_given(options, expect
 
 def test_contradictions_with_the_network_are_refused(photos, tmp_path):
     plain = saved(snapshot(generator(resolution=16)), tmp_path)
-    ssn = saved(transfer.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])[0], tmp_path, "ssn.pkl")
+    ssn = saved(from_stylegan2.transfer_networks(snapshot(generator(resolution=16)), [[2, 2]])[0], tmp_path, "ssn.pkl")
     for options, message in [
         (dict(resume=plain, block_dim=64), "--block-dim must be that of --resume, z 8 and w 8, got 64"),
         (dict(resume=ssn, encoder_init="zero"), "--encoder-init cannot be given with a --resume that holds a trained"),

@@ -1,0 +1,120 @@
+"""What `import ssn_plugin` offers to programs and notebooks; docs/python.md shows it at work.
+
+Needs this project's own host. Everything heavy is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssn_plugin.edits.session import Session
+
+
+def open(network: str, device: str | None = None, trust: bool = False) -> Session:
+    """Open a network for editing its images: a file, a URL or a short name such as demo:castles64.
+
+    device: cpu, cuda or cuda:N; None: a GPU if there is one.  trust: execute source code that the file carries.
+    """
+    from ssn_plugin.edits.session import Session
+
+    return Session.open(network, device, trust)
+
+
+def measure(
+    network: str | torch.nn.Module,   # a file, a URL, a short name, or a generator
+    metric: str,                      # as for `ssn metrics`: ssn_distortion1k, fid50k_full, rfid5k_full, ...
+    data: str | None = None,          # folder or zip of real images; None: those that the network was trained on
+    mirror: bool | None = None,       # add mirrored real images; None: as in training
+    seed: int = 0,                    # of latents, labels, noise and subsets
+    batch_size: int | None = None,    # changes speed and memory, not the result; None: the metric's own
+    device: str | None = None,        # cpu, cuda or cuda:N; None: a GPU if there is one
+    trust: bool = False,              # execute source code that the file carries
+) -> dict[str, float]:
+    """Measure a network. Returns the metric's numbers by name.
+
+    Raises ValueError for an unknown metric, or for a network that it does not suit; OSError for files that cannot be
+    read or downloaded.
+    """
+    from metrics import metric_main
+    from metrics.real_images import choose_dataset
+    from torch_utils.devices import choose_device
+    from training.network_files import load_networks
+    from training.plugins import import_plugins
+
+    import_plugins()
+    metric_main.check_metric(metric)
+    metric_main.fetch_detector(metric)
+    networks = load_networks(network, trust=trust) if isinstance(network, str) else dict(G_ema=network)
+    G = networks["G_ema"]
+    result = metric_main.calc_metric(
+        metric, G=G, dataset_kwargs=choose_dataset(G, networks.get("training_set_kwargs"), data, mirror, trust),
+        device=choose_device(device), seed=seed, batch_size=batch_size)
+    return dict(result.results)
+
+
+def transfer(
+    network: str,                            # a StyleGAN2: file, URL or short name such as ffhq256
+    dest: str | os.PathLike,                 # file to write: .pkl, .safetensors or .pt
+    blocks: str = "4x4",                     # rows x columns of the block grid
+    encoder: str = "gated",                  # spatial encoder of the block latents, or "none"
+    encoder_init: str = "zero",              # zero: the images stay; random: as in the paper
+    style_resolution: int | None = None,     # finest resolution of the style maps; 0: exact everywhere
+    seed: int = 0,                           # of the encoder's weights
+    trust: bool = False,                     # execute source code that the file carries
+) -> list[str]:
+    """Turn a StyleGAN2 into a Spatially Stochastic Network with the same weights, and write it.
+
+    Returns what does not come from the source, and what the format of `dest` drops, a line each. Raises ValueError or
+    OSError, one line.
+    """
+    from ssn_plugin import config
+    from ssn_plugin.hosts import host
+
+    path, adapter = os.fspath(dest), host.require()
+    grids = config.parse_block_grids(blocks)
+    config.SSNConfig(block_grids=grids, encoder=encoder, style_resolution=style_resolution)  # checks them
+    adapter.check_output(path)
+    networks = adapter.load_networks(network, trust=trust)
+    from ssn_plugin.from_stylegan2 import transfer_networks
+
+    result, differences = transfer_networks(networks, grids, encoder, encoder_init, style_resolution, seed)
+    return [*adapter.save_networks(result, path), *differences]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A run that came to its end."""
+
+    folder: str
+
+    @property
+    def network(self) -> str:
+        """Path of its newest network."""
+        names = [name for name in os.listdir(self.folder) if name.startswith("network-snapshot-")]
+        return os.path.join(self.folder, max(names))
+
+
+def train(data: str | os.PathLike, outdir: str | os.PathLike = "training-runs", cfg: str = "ssn", **options: Any
+          ) -> TrainingRun:
+    """Train a network in a new folder below `outdir`, and return when it has come to its end.
+
+    data: folder or zip of images, all of one size.
+    options: those of `ssn train`, with the keywords of `training.config.setup_training_loop_kwargs`: kimg=200,
+        gpus=1, blocks="4x4", distortion_weight=100 for --lambda, metrics=["rfid5k_full"] (here none unless named).
+    Raises ValueError for options that cannot be honoured, before anything is written.
+    """
+    from training import launch
+    from training.config import setup_training_loop_kwargs
+    from training.plugins import import_cfgs
+
+    import_cfgs()
+    options.setdefault("metrics", [])
+    desc, args = setup_training_loop_kwargs(data=os.fspath(data), cfg=cfg, **options)
+    prepared = launch.new_run(desc, args, os.fspath(outdir))
+    launch.launch(lambda is_restart: prepared, None, args.num_gpus, on_cpu=args.get("device") == "cpu")
+    return TrainingRun(prepared.run_dir)

@@ -1,0 +1,53 @@
+"""The examples of docs/python.md run as they stand, in order; training is cut short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from network_file_helpers import discriminator, generator, snapshot
+
+import dataset_tool
+import ssn_plugin
+from training import config
+from training.formats import network_export
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Training takes a single step of a slim network."""
+    full = config.setup_training_loop_kwargs
+
+    def shortened(**options):
+        desc, args = full(**options, gpus=0, batch=8, channels=8, block_dim=8, workers=1)
+        args.update(total_kimg=0.008, preview_size=[2, 2])
+        return desc, args
+
+    monkeypatch.setattr(config, "setup_training_loop_kwargs", shortened)
+
+
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(
+        dataset_tool.main, ["--source=castles", "--dest=castles.zip", "--max-images=8", "--resolution=16x16"])
+    assert result.exit_code == 0, result.output
+    source = snapshot(generator(resolution=16), discriminator(resolution=16))
+    network_export.save_networks(source, tmp_path / "stylegan2.pkl")
+    names: dict[str, object] = {}
+    for example in EXAMPLES:
+        exec(example, names)
+    assert len(EXAMPLES) == 7
+    assert {"castle.png", "edits.json", "ssn.pkl", "training-runs"} <= {path.name for path in tmp_path.iterdir()}
+    assert names["img"].shape == (1, 3, 16, 16)  # type: ignore[attr-defined]
+
+
+def test_everything_that_is_offered_is_in_the_examples():
+    text = "".join(EXAMPLES)
+    functions = [name for name in ssn_plugin.__all__ if name[0].islower()]
+    assert functions == ["measure", "open", "train", "transfer"]
+    assert all(f"ssn_plugin.{name}(" in text for name in functions)
