@@ -149,7 +149,7 @@ def test_the_encoder_starts_closed_or_as_in_the_paper():
     for init, gate in [("zero", 0), ("random", 1)]:
         networks, _ = from_stylegan2.transfer_networks(source, [[2, 2]], encoder_init=init)
         encoder = networks["G"].synthesis.encoder
-        assert all(float(getattr(encoder, f"gate{r}")) == gate for r in encoder.resolutions)
+        assert all(float(getattr(encoder, f"gate{r}")) == gate for r in encoder.levels)
         images = equal_blocks(networks["G"], source["G"])
         assert torch.allclose(*images, atol=1e-4) == (init == "zero")
     assert from_stylegan2.transfer_networks(source, [[2, 2]], encoder="none")[0]["G"].synthesis.encoder is None

@@ -43,7 +43,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
         exec(example, names)
     assert len(EXAMPLES) == 7
     assert {"castle.png", "edits.json", "ssn.pkl", "training-runs"} <= {path.name for path in tmp_path.iterdir()}
-    assert names["img"].shape == (1, 3, 16, 16)  # type: ignore[attr-defined]
+    assert names["img"].shape == (1, 3, 16, 16)
 
 
 def test_everything_that_is_offered_is_in_the_examples():
