@@ -57,7 +57,9 @@ MAX_SECONDS = 2.0         # of processor time for one file
 MAX_BYTES = 500 * 2**20   # above what the process has before the first file
 POLL_SECONDS = 0.05
 FORBIDDEN = {"exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
-ODD_VALUES: list[Any] = [None, True, -1, 0, 2**40, 1e308, "", "x", "../../etc/passwd", "\x1b[2J", [], {}, [[]], {"a": [1]}]
+ODD_VALUES: list[Any] = [
+    None, True, -1, 0, 2**40, 1e308, "", "x", "../../etc/passwd", "\x1b[2J", [], {}, [[]], {"a": [1]},
+]
 
 
 # Good files.
@@ -202,11 +204,8 @@ def damaged_json(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
         elif rng.randrange(4) == 0 and isinstance(target, dict):
             target[rng.choice(["x", "", "__class__", "key", "\x1b"])] = target[key]
         else:
-            target[key] = rng.choice([*ODD_VALUES, rng.choice(containers)])
-    try:
-        return json.dumps(content).encode()
-    except (RecursionError, ValueError):  # a container in itself
-        return damaged(rng, data, others)
+            target[key] = copy.deepcopy(rng.choice([*ODD_VALUES, rng.choice(containers)]))
+    return json.dumps(content).encode()
 
 
 def _containers(value: Any) -> Iterator[Any]:
@@ -380,7 +379,7 @@ def run_kind(kind: str, out: str, result: dict[str, Any], num_files: int, save: 
     """Read files of a kind from where `result` ends up to `num_files`, restarting the process where one broke it."""
     while result["next"] < num_files:
         worker = [sys.executable, __file__, "--worker", kind, out, str(result["next"]), str(num_files)]
-        watch, last_saved = Watch(worker), time.monotonic()
+        watch, last_saved, before = Watch(worker), time.monotonic(), result["next"]
         try:
             for number, outcome, seconds, memory in watch.outcomes():
                 result["next"] = number + 1
@@ -398,6 +397,8 @@ def run_kind(kind: str, out: str, result: dict[str, Any], num_files: int, save: 
         finally:
             watch.close()
             save()
+        if result["next"] == before:
+            raise click.ClickException(f"the process for files of kind {kind} ended before file {before}")
 
 
 def format_results(results: dict[str, Any]) -> str:

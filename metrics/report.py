@@ -63,12 +63,23 @@ def read_results(path: str) -> list[dict[str, Any]]:
                 result = json.loads(line)
             except (ValueError, RecursionError) as err:
                 raise UserError(f"{path}, line {number}: not JSON ({err})") from err
-            if not isinstance(result, dict) or not isinstance(result.get("results"), dict) or "metric" not in result:
-                raise UserError(f"{path}, line {number}: not a metric result: it needs 'metric' and 'results'")
+            if not _is_result(result):
+                raise UserError(f"{path}, line {number}: not a metric result: it needs a name as 'metric' and numbers "
+                                "by their names as 'results'")
             results.append(result)
     if not results:
         raise UserError(f"{path} holds no results")
     return results
+
+
+def _is_result(value: Any) -> bool:
+    """Is this a line of results, with names that can be shown and values that can be computed with?"""
+    if not isinstance(value, dict) or not isinstance(value.get("results"), dict):
+        return False
+    names, numbers = [value.get("metric"), *value["results"]], value["results"].values()
+    return (all(isinstance(name, str) and name.isprintable() for name in names)
+            and all(type(number) in (int, float) for number in numbers)
+            and isinstance(value.get("provenance"), (dict, type(None))))
 
 
 @dataclasses.dataclass(frozen=True)

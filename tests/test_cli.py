@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ERRORS = {
     "value": ValueError("block (4, 0) is outside\nthe 4x4 latent grid"),
     "empty": ValueError(),
+    "control": ValueError("class \x1b[2J\u202e is unknown"),
     "file": FileNotFoundError(2, "No such file or directory", "data.zip"),
     "os": OSError("data.zip: truncated image 3.png"),
     "usage": click.BadParameter("must be even", param_hint="--size"),
@@ -79,6 +80,7 @@ def run(*args: str) -> Result:
     [
         ("value", "Error: block (4, 0) is outside the 4x4 latent grid"),
         ("empty", "Error: ValueError"),
+        ("control", "Error: class \\x1b[2J\\u202e is unknown"),
         ("file", "Error: data.zip: No such file or directory"),
         ("os", "Error: data.zip: truncated image 3.png"),
         ("usage", "Error: Invalid value for --size: must be even"),
@@ -193,6 +195,7 @@ def test_memory_is_kept_in_the_process_of_a_command_and_not_in_that_of_a_caller(
 @pytest.mark.parametrize(("name", "line"), [
     ("value", "Error: block (4, 0) is outside the 4x4 latent grid"), ("os", "Error: data.zip: truncated image 3.png"),
     ("usage", "Error: Invalid value for --size: must be even"), ("empty", "Error: ValueError"),
+    ("control", "Error: class \\x1b[2J\\u202e is unknown"),
 ])  # fmt: skip
 def test_the_plugin_reports_the_errors_of_a_user_alike_in_every_host(host, name, line):
     with pytest.raises(click.ClickException) as raised, host.one_line_errors():

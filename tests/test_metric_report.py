@@ -62,7 +62,10 @@ def test_files_are_compared_metric_by_metric_by_their_last_lines(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "holds no results"), ("{", "line 1: not JSON"), ('{"metric": "a"}', "line 1: not a metric result")])
+    ("", "holds no results"), ("{", "line 1: not JSON"), ('{"metric": "a"}', "line 1: not a metric result"),
+    ('{"metric": "a", "results": {"b": "x"}}', "line 1: not a metric result"),
+    ('{"metric": "a\\u001b[2J", "results": {"b": 1}}', "line 1: not a metric result"),
+])
 def test_a_file_that_holds_no_results_is_named(tmp_path, text, message):
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(ValueError, match=f"x.jsonl.*{message}"):

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import click
 
-from dnnlib.util import is_lack_of_memory, open_missing_streams
+from dnnlib.util import is_lack_of_memory, open_missing_streams, printable
 from torch_utils.allocator import keep_freed_memory
 from training.formats.network_names import network_help
 
@@ -182,4 +182,5 @@ def _worker_message(err: Exception) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Names from files may hold what a terminal would act on."""
+    return printable(" ".join(text.split()), None)

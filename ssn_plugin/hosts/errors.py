@@ -30,4 +30,9 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output went away; click ends quietly then
         raise
     except (OSError, ValueError) as err:
-        raise OneLineError(" ".join(str(err).split()) or type(err).__name__) from err
+        raise OneLineError(_one_line(str(err)) or type(err).__name__) from err
+
+
+def _one_line(text: str) -> str:
+    """Names from files may hold what a terminal would act on."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
