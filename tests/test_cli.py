@@ -201,3 +201,12 @@ def test_the_plugin_reports_the_errors_of_a_user_alike_in_every_host(host, name,
     with pytest.raises(click.ClickException) as raised, host.one_line_errors():
         raise ERRORS[name]
     assert raised.value.exit_code == 2 and f"Error: {raised.value.format_message()}" == line
+
+
+def test_names_of_files_in_messages_cannot_steer_the_terminal():
+    @click.command(cls=Command)
+    def command():
+        raise OSError("\x1b[2J\x07a\u202eb.png cannot be read")
+
+    result = CliRunner().invoke(command, [])
+    assert result.stderr == "Error: \\x1b[2J\\x07a\\u202eb.png cannot be read\n"

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from dnnlib.util import UserError
 from training.data.image_files import ImageArchive
 from training.dataset import Dataset, ImageFolderDataset
 
@@ -295,6 +296,22 @@ def test_a_broken_label_file_gets_one_line_with_entry_rule_and_value(tmp_path, c
 def test_max_size_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_size must be at least 1, got 0"):
         ImageFolderDataset(write_zip(tmp_path / "s.zip", images()), max_size=0)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(shuffle=True), 'a data set of images has no argument "shuffle"; it has path, resolution, max_size,'),
+    (dict(max_size="x"), 'max_size must be at least 1, got "x"'),
+    (dict(max_size=1.5), "max_size must be at least 1, got 1.5"),
+    (dict(xflip="no"), 'xflip must be true or false, got "no"'),
+    (dict(use_labels=[1]), r"use_labels must be true or false, got \[1\]"),
+    (dict(random_seed=-1), r"random_seed must be in 0..4294967295, got -1"),
+    (dict(random_seed=None), "random_seed must be in .* got null"),
+    (dict(resolution="4"), r'resolution must be a side in pixels, or \[height, width\], got "4"'),
+    (dict(resolution=[4, 4, 4]), r"resolution must be .* got \[4, 4, 4\]"),
+])
+def test_arguments_from_a_file_are_checked(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        ImageFolderDataset(write_zip(tmp_path / "s.zip", images()), **arguments)
 
 
 def test_what_macos_puts_beside_images_is_no_image(tmp_path):

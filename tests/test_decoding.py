@@ -154,3 +154,12 @@ def test_heic_is_read_where_its_package_is_installed():
     pytest.importorskip("pillow_heif").from_pillow(PIL.Image.new("RGB", (64, 64), (200, 100, 50))).save(buffer)
     picture = read_picture(buffer.getvalue(), "a.heic")
     np.testing.assert_allclose(picture.getpixel((9, 9)), (200, 100, 50), atol=4)   # it is lossy
+
+
+def test_a_transparent_colour_that_does_not_occur_is_none(tmp_path):
+    image = noise(mode="L").point(lambda value: value // 2)
+    for mode, colour in (("L", 255), ("RGB", (255, 0, 0)), ("P", 255)):
+        stored = image.convert(mode)
+        dataset = ImageFolderDataset(write_files(tmp_path / mode, {"a.png": encode(stored, transparency=colour)}))
+        plain = np.atleast_3d(np.asarray(stored.convert("RGB") if mode == "P" else stored))
+        np.testing.assert_array_equal(dataset[0][0].transpose(1, 2, 0), plain)

@@ -13,6 +13,7 @@ from picture_helpers import encode, noise, write_files
 from training.data.dataset_conversion import ConversionOptions, convert_dataset
 from training.data.image_files import ImageArchive, describe_others, list_folder
 from training.dataset import ImageFolderDataset
+from training.run.construction import load_training_set
 
 PNG = encode(noise())
 
@@ -76,6 +77,12 @@ def test_other_files_are_counted_by_ending_with_advice():
         "2 .nef (raw photographs: convert them to TIFF, PNG or JPEG first), 1 .txt")
     many = Counter({f".{i}": 1 for i in range(9)})
     assert describe_others(many).endswith("1 .5, 3 with other endings")
+
+
+def test_training_says_what_it_leaves_out(tmp_path, capsys):
+    source = write_files(tmp_path / "in", {"0.png": PNG, "a.psb": b"x"})
+    load_training_set(dict(class_name="training.dataset.ImageFolderDataset", path=source), verbose=True)
+    assert capsys.readouterr().out.splitlines()[1] == "  left out: 1 file of other kinds: 1 .psb"
 
 
 def test_a_folder_of_other_files_only_says_what_it_has(tmp_path):

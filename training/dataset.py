@@ -20,13 +20,14 @@ from dnnlib.util import UserError
 from training.data.decoding import PLAIN_MODES
 from training.data.image_files import LABEL_FILE, ImageArchive, describe_others, is_image_name, list_folder
 from training.data.labels import check_every_image_has_a_label, read_labels
-from training.data.messages import describe_shape, one_line
+from training.data.messages import describe_shape, one_line, shorten
 
 __all__ = [
     "LABEL_FILE", "Dataset", "ImageArchive", "ImageFolderDataset", "describe_shape", "is_image_name", "list_folder",
     "one_line", "read_labels",
 ]
 
+DATASET_CHOICES = ("max_size", "use_labels", "xflip", "random_seed")   # arguments of `Dataset` besides name and shape
 ITEM = np.dtype([("raw_idx", np.int64), ("mirrored", np.bool_)])   # an image of the source, as it is or mirrored
 
 
@@ -39,6 +40,21 @@ def choose_items(num_raw: int, max_size: int | None, xflip: bool, random_seed: i
     items["raw_idx"] = raw_idx
     items["mirrored"][1:] = True
     return items.ravel()
+
+
+def check_choice(max_size: Any, use_labels: Any, xflip: Any, random_seed: Any) -> None:
+    """`UserError` unless these arguments of `Dataset`, which may come from a file, have possible values."""
+    if max_size is not None and not (is_integer(max_size) and max_size >= 1):
+        raise UserError(f"max_size must be at least 1, got {shorten(max_size)}")
+    for name, value in (("use_labels", use_labels), ("xflip", xflip)):
+        if value not in (True, False):
+            raise UserError(f"{name} must be true or false, got {shorten(value)}")
+    if not (is_integer(random_seed) and 0 <= random_seed < 2**32):
+        raise UserError(f"random_seed must be in 0..{2**32 - 1}, got {shorten(random_seed)}")
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 class LabelTable:
@@ -65,6 +81,8 @@ class Dataset(torch.utils.data.Dataset):
     implement `close()`. The raw index counts the images of the source, before `max_size` and `xflip`.
     """
 
+    left_out = ""   # files of the source that are no images, in words
+
     def __init__(
         self,
         name: str,
@@ -74,8 +92,7 @@ class Dataset(torch.utils.data.Dataset):
         xflip: bool = False,           # append a mirrored copy of every kept image
         random_seed: int = 0,
     ):
-        if max_size is not None and max_size < 1:
-            raise UserError(f"max_size must be at least 1, got {max_size}")
+        check_choice(max_size, use_labels, xflip, random_seed)
         self.name = name
         self.num_raw, *self.image_shape = (int(size) for size in raw_shape)   # image_shape: C, H, W
         self._reads_labels = use_labels
@@ -166,6 +183,14 @@ class Dataset(torch.utils.data.Dataset):
         return self._labels.are_classes
 
 
+def height_and_width(resolution: Any) -> tuple[int, int]:
+    """(H, W) of a resolution: a side, or [H, W]."""
+    sides = [resolution, resolution] if is_integer(resolution) else resolution
+    if isinstance(sides, (list, tuple)) and len(sides) == 2 and all(map(is_integer, sides)):
+        return sides[0], sides[1]
+    raise UserError(f"resolution must be a side in pixels, or [height, width], got {shorten(resolution)}")
+
+
 class ImageFolderDataset(Dataset):
     """All images below a folder or inside a zip, in the order of their relative paths, labelled by `dataset.json`.
 
@@ -179,14 +204,19 @@ class ImageFolderDataset(Dataset):
         resolution: int | Sequence[int] | None = None,   # what the images must have: a side, or [H, W]
         **super_kwargs: Any,                             # further arguments of Dataset
     ):
+        unknown = sorted(super_kwargs.keys() - DATASET_CHOICES)
+        if unknown:
+            raise UserError(f"a data set of images has no argument {shorten(unknown[0])}; it has path, resolution, "
+                            f"{', '.join(DATASET_CHOICES)}")
         self._archive = ImageArchive(str(path))
         names = self._archive.image_names
         if not names:
             others = describe_others(self._archive.others)
             raise OSError(f"{path} contains no image" + (f", but {others}" if others else ""))
+        self.left_out = describe_others(self._archive.others)
         first = self._read_pixels(names[0])   # [C, H, W]
         if resolution is not None:
-            height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+            height, width = height_and_width(resolution)
             if first.shape[1:] != (height, width):
                 raise OSError(f"{path}: images must be {width}x{height}, {names[0]} is {describe_shape(first.shape)}")
         stem, _ = os.path.splitext(os.path.basename(os.path.abspath(path)))

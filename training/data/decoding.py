@@ -138,9 +138,14 @@ def with_8_bits(image: Image, what: str, value_range: tuple[float, float] | None
                         f"with transparency{advice}")
     if image.mode == "La":   # Pillow has no direct way from here to RGBA
         image = image.convert("LA")
+    gray = image.mode in ("1", "L", "LA")
     if has_transparency(image):
-        return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        clear = image.convert("RGBA" if image.mode == "1" or not gray else "LA")
+        # A transparent colour or palette entry that does not occur is none. An alpha channel is one, if only by name.
+        if "transparency" not in image.info or not is_opaque(clear):
+            return clear
+        image = clear
+    return image.convert("L" if gray else "RGB")
 
 
 def scaled_to_8_bits(image: Image, value_range: tuple[float, float] | None, what: str) -> Image:

@@ -12,8 +12,11 @@ def one_line(err: BaseException) -> str:
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """A value from a JSON file as JSON, cut to `limit` characters."""
-    text = json.dumps(value)
+    """A value from a file as JSON, or as Python shows it, cut to `limit` characters."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

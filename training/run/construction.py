@@ -62,6 +62,8 @@ def load_training_set(training_set_kwargs: Mapping[str, Any], verbose: bool) -> 
     if verbose:
         print(f"Training set: {len(training_set)} images of shape {training_set.image_shape}, "
               f"labels of shape {training_set.label_shape}")
+        if training_set.left_out:
+            print(f"  left out: {training_set.left_out}")
     return training_set
 
 
