@@ -39,18 +39,24 @@ Examples:
          f"{', '.join(changeable_options())} may be given",
 )
 @click.option(
+    "--trust-run", is_flag=True, cls=GroupedOption, group=GENERAL,
+    help="With --continue: call whatever classes the options in the run's folder name; only if you trust it",
+)
+@click.option(
     "-n", "--dry-run", is_flag=True, cls=GroupedOption, group=GENERAL,
     help="Print the training options as JSON and stop",
 )
-def main(outdir: str, continue_run: bool, dry_run: bool, **options: Any) -> None:
+def main(outdir: str, continue_run: bool, trust_run: bool, dry_run: bool, **options: Any) -> None:
     """Train a GAN on a folder or zip of images, all of one size.
 
     Writes network snapshots, sample images, statistics and the state to resume from to a new folder below --outdir.
     """
     place = launched_place()
     options["processes"] = place.num_processes if place is not None else None
+    if trust_run and not continue_run:
+        raise UserError("--trust-run can only be given with --continue")
     if continue_run:
-        desc, args = outdir, config.change_run_settings(recorded_args(outdir), **options)
+        desc, args = outdir, config.change_run_settings(recorded_args(outdir, trust_run), **options)
     else:
         desc, args = setup_training_loop_kwargs(**options)
     if dry_run:

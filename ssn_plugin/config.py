@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BlockGrids = tuple[tuple[int, int], ...]
 
+GENERATOR, LOSS = "ssn_plugin.networks.SSNGenerator", "ssn_plugin.loss.DistortionLoss"
 R1_GAMMA = 1          # as in the paper, like the path length weight and the mapping layers of SSNConfig
 BLOCK_DIM_CUDA = 512  # the paper's
 BLOCK_DIM_CPU = 64
@@ -173,7 +174,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     for name in ["z_dim", "w_dim"]:  # they follow from the grid
         G_kwargs.pop(name, None)
     G_kwargs.update(
-        class_name="ssn_plugin.networks.SSNGenerator",
+        class_name=GENERATOR,
         block_grid=[list(grid) for grid in config.block_grids],
         block_z_dim=config.block_dim,
         block_w_dim=config.block_dim,
@@ -183,7 +184,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     if config.encoder_init is not None:
         G_kwargs["synthesis_kwargs"].update(encoder_gate=0.0 if config.encoder_init == "zero" else 1.0)
     set_channels(args, config.channels, config.channels_max)
-    args["loss_kwargs"].update(class_name="ssn_plugin.loss.DistortionLoss", **config.kwargs("loss"))
+    args["loss_kwargs"].update(class_name=LOSS, **config.kwargs("loss"))
     return args
 
 
@@ -237,9 +238,9 @@ def register() -> None:
     """Add the cfgs to this host's train.py."""
     from training.config import CfgExtension, register_cfg
 
-    register_cfg(CfgExtension(name="ssn", options=options(), spec=_spec, edit=_edit, take_over=_take_over))
+    register_cfg(CfgExtension("ssn", options(), _spec, _edit, take_over=_take_over, classes=(GENERATOR, LOSS)))
     edit = functools.partial(_edit, preset=SSN_PLUS)
-    register_cfg(CfgExtension(name="ssn-plus", options=options(), spec=_spec, edit=edit))
+    register_cfg(CfgExtension("ssn-plus", options(), _spec, edit, classes=(GENERATOR, LOSS)))
     shared = options(only_baseline=True)
     register_cfg(CfgExtension(name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline))
 

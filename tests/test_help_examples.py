@@ -61,7 +61,7 @@ RUNS = {
         "--trust-pickle",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 "
         "--grow-channels=8 --grow-channels-max=32",
-        "--outdir=started --continue --kimg=2 --dry-run",
+        "--outdir=started --continue --trust-run --kimg=2 --dry-run",
     ],
     "generate": [
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "

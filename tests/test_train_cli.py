@@ -16,6 +16,7 @@ import train
 from training import launch
 from training.formats.network_names import short_names
 from training.run import run_folders
+from training.run.cfgs import cfg_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -240,6 +241,64 @@ def test_damaged_options_are_refused(started):
         (started / "training_options.json").write_text(content)
         result = run(f"--outdir={started}", "--continue")
         assert result.exit_code == 2 and "training_options.json" in result.stderr and result.stderr.count("\n") == 1
+
+
+def change_options(run_dir, **changes):
+    (run_dir / "training_options.json").write_text(json.dumps({**recorded(run_dir), **changes}))
+
+
+@pytest.mark.parametrize(("changes", "place"), [
+    (dict(augment_kwargs=dict(class_name="subprocess.Popen", args=["touch", "harm"]), augment_p=0.5),
+     "subprocess.Popen as augment_kwargs.class_name"),
+    (dict(training_set_kwargs=dict(class_name="training.dataset.os.system")),
+     "training.dataset.os.system as training_set_kwargs.class_name"),
+    (dict(loss_kwargs=dict(class_name="ssn_plugin.loss.DistortionLoss", distortion_function="harm.run")),
+     "harm.run as loss_kwargs.distortion_function"),
+    (dict(G_opt_kwargs=dict(class_name=["os.system"])), "['os.system'] as G_opt_kwargs.class_name"),
+    (dict(D_kwargs=dict(class_name="training.networks.Discriminator", block_kwargs=[dict(func_name="\x1b[2J")])),
+     "\\x1b[2J as D_kwargs.block_kwargs.func_name"),
+])
+def test_a_run_folder_cannot_name_what_is_called(started, calls, changes, place):
+    change_options(started, **changes)
+    result = run(f"--outdir={started}", "--continue")
+    assert result.exit_code == 2 and calls == []
+    path = os.path.join(started, "training_options.json")
+    assert result.stderr == (f"Error: {path} names {place}, which is none of the classes of this host and its plugins; "
+                             "--trust-run lets it be called\n")
+
+
+def test_a_trusted_run_folder_may_name_a_class_of_its_own(started, calls):
+    change_options(started, G_opt_kwargs=dict(class_name="torch.optim.SGD", lr=0.1))
+    assert run(f"--outdir={started}", "--continue").exit_code == 2
+    assert run(f"--outdir={started}", "--continue", "--trust-run").exit_code == 0 and len(calls) == 1
+    result = run("--outdir=out", *OPTIONS, "--trust-run")
+    assert result.stderr == "Error: --trust-run can only be given with --continue\n"
+
+
+def test_trust_in_a_pickle_is_never_taken_from_a_run_folder(started, calls):
+    change_options(started, resume_pkl="network.pkl", trust_pickle=True)
+    assert run(f"--outdir={started}", "--continue").exit_code == 0 and "trust_pickle" not in calls[0]
+    assert run(f"--outdir={started}", "--continue", "--trust-pickle").exit_code == 0 and calls[1]["trust_pickle"]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (dict(abortfn=1), "holds an option that no run has: abortfn"),
+    (dict(training_set_kwargs=dict(class_name="training.dataset.ImageFolderDataset", path="photos", colour=3)),
+     "training_set_kwargs: training.dataset.ImageFolderDataset has no argument colour"),
+    (dict(G_kwargs=dict(class_name="ssn_plugin.networks.SSNGenerator", hats=1)),
+     "G_kwargs: ssn_plugin.networks.SSNGenerator has no argument hats"),
+])
+def test_unknown_arguments_in_a_run_folder_are_named(started, calls, changes, message):
+    change_options(started, **changes)
+    result = run(f"--outdir={started}", "--continue")
+    assert (result.exit_code, calls) == (2, []) and message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("cfg", cfg_names())
+def test_what_a_cfg_writes_down_can_be_read_back(folder, cfg):
+    result = run("--outdir=out", "--data=photos", f"--cfg={cfg}", "--metrics=none", "--dry-run")
+    (folder / "training_options.json").write_text(result.stdout)
+    assert run_folders.recorded_args(str(folder)) == json.loads(result.stdout)
 
 
 def test_latest_carries_on_the_run_of_these_options_with_the_newest_state(started, calls, folder):

@@ -214,6 +214,11 @@ def add_transfer(args: EasyDict, opts: TrainOptions) -> None:
         args.resume_pkl = resolve_short_name(opts.resume) or opts.resume
         args.ada_kimg = 100     # a trained network needs p sooner
         args.ema_rampup = None  # and its moving average need not warm up
+    set_trust(args, opts)
+
+
+def set_trust(args: EasyDict, opts: TrainOptions) -> None:
+    """Whether the network that a run starts from may run code. Only the command line says so, never a file."""
     if opts.trust_pickle:
         require("resume_pkl" in args, "trust-pickle", "needs a network given with --resume", opts.resume)
         args.trust_pickle = True
@@ -238,7 +243,7 @@ def set_performance(args: EasyDict, opts: TrainOptions) -> None:
 # Arguments of the training loop that may change while a run is under way, since nothing of what is learned depends on
 # them: what the options in `changeable_options` decide, where the run lives, and what suits its device.
 RUN_SETTINGS = ("num_gpus", "device", "total_kimg", "image_snapshot_ticks", "network_snapshot_ticks", "metrics",
-                "data_loader_kwargs", "keep", "keep_best", "trackers", "preview_size", "run_dir")
+                "data_loader_kwargs", "keep", "keep_best", "trackers", "trust_pickle", "preview_size", "run_dir")
 
 
 def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
@@ -261,6 +266,7 @@ def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
     if {"gpus", "processes"} & given.keys():
         set_processes(args, opts)
     set_reports(args, opts)
+    set_trust(args, opts)
     args.training_set_kwargs.path = opts.data
     check_same_data(args.training_set_kwargs)
     return args

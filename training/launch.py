@@ -158,7 +158,7 @@ def with_settings(run_dir: str, args: EasyDict, options: Mapping[str, Any]) -> E
 
     Raises UserError, which names the first difference, unless both learn the same.
     """
-    recorded = recorded_args(run_dir)
+    recorded = recorded_args(run_dir, trust=True)  # nothing is taken from there that the command line does not say
     difference = first_difference(recorded, args, options)
     if difference is not None:
         raise UserError(f"{run_dir} has another {difference}")

@@ -19,6 +19,11 @@ from training.run.option_table import at_least, click_options, flag_of, option, 
 
 NETWORKS = "training.lineage.networks"
 LOSSES = "training.lineage.losses"
+CLASSES = [
+    *(f"{NETWORKS}.{name}"
+      for name in ("ProGANGenerator", "StyleGANGenerator", "GrowingDiscriminator", "MSGDiscriminator")),
+    *(f"{LOSSES}.{name}" for name in ("WGANGPLoss", "MSGLoss", "GrowingLoss")),
+]
 GROW_KIMG = {"progan": 800, "stylegan": 600}   # thousands of images for which a level fades in, and then stays
 GROUP = "Older networks (--cfg=progan, msggan, stylegan, stylegan2-b to -d)"
 FIRST_STAGE = {"progan": 0, "stylegan": 1}     # growing begins with 4x4 and 8x8 pixels
@@ -149,4 +154,5 @@ def edited(args: Tree, given: dict[str, Any], device: str, edit: Edit) -> tuple[
 
 def register() -> None:
     for name, (spec_of, edit) in CFGS.items():
-        register_cfg(CfgExtension(name, click_options(GrowOptions), spec_of, functools.partial(edited, edit=edit)))
+        register_cfg(CfgExtension(
+            name, click_options(GrowOptions), spec_of, functools.partial(edited, edit=edit), classes=CLASSES))

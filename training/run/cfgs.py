@@ -101,13 +101,20 @@ class CfgExtension:
 
     name: str                                    # the value of --cfg
     options: Sequence[click.Option]              # further options of train.py; None must mean "not given"
-    spec: Callable[[int, int, str], CfgSpec]     # (side, see _cfg_spec, GPUs, "cuda" or "cpu") -> defaults
+    spec: Callable[[int, int, str], CfgSpec]     # (side, see config.cfg_spec, GPUs, "cuda" or "cpu") -> defaults
     # (tree, values of `options` by name, "cuda" or "cpu") -> (edited tree, parts of the run's name)
     edit: Callable[[EasyDict, dict[str, Any], str], tuple[EasyDict, list[str]]]
     # (networks of a file, networks of the run) -> what was not taken over, a line each; None where the tensors of both
     # match by name and nothing was done
     take_over: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str] | None] | None = None
+    classes: Sequence[str] = ()                  # dotted names in the tree; a run folder may name no others
 
+
+# Classes that the host's own cfgs name.
+HOST_CLASSES = (
+    "training.dataset.ImageFolderDataset", "training.networks.Generator", "training.networks.Discriminator",
+    "training.loss.StyleGAN2Loss", "training.augment.AugmentPipe", "torch.optim.Adam",
+)
 
 _extensions: dict[str, CfgExtension] = {}
 
@@ -127,6 +134,11 @@ def cfg_names() -> list[str]:
 def extension_options() -> dict[str, click.Option]:
     """Options that the registered extensions add to train.py, by keyword; extensions may share an option."""
     return {str(option.name): option for extension in _extensions.values() for option in extension.options}
+
+
+def known_classes() -> set[str]:
+    """Dotted names of the classes that the host and the registered extensions build runs of."""
+    return {*HOST_CLASSES, *(name for extension in _extensions.values() for name in extension.classes)}
 
 
 def extension(cfg: str) -> CfgExtension | None:

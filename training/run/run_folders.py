@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dnnlib
 from dnnlib import EasyDict
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
+from training.run import cfgs
+from training.run.run_options import RunOptions
 
 try:
     import fcntl
@@ -42,19 +47,79 @@ def record(args: EasyDict, run_dir: str) -> EasyDict:
     return args
 
 
-def recorded_args(run_dir: str) -> EasyDict:
-    """Arguments of the training loop that the run in this folder was started with."""
+def recorded_args(run_dir: str, trust: bool = False) -> EasyDict:
+    """Arguments of the training loop that the run in this folder was started with.
+
+    A folder may come from anybody. So the classes that it names must be among those that this host and its plugins
+    build runs of, and it cannot say that a pickle is to be trusted.
+    trust: let it name any class or function, which is called.
+    Raises UserError, one line, for a folder or a file that cannot be used.
+    """
     path = os.path.join(run_dir, OPTIONS_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             args = json.load(file, object_hook=EasyDict)
     except FileNotFoundError as err:
         raise UserError(f"--outdir must be the folder of a run, {run_dir} holds no {OPTIONS_FILE}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise UserError(f"{path} is damaged: {err}") from err
     if not isinstance(args, EasyDict) or not {"training_set_kwargs", "num_gpus"} <= args.keys():
         raise UserError(f"{path} does not hold the options of a run")
+    unknown = sorted(args.keys() - {field.name for field in dataclasses.fields(RunOptions) if field.init})
+    if unknown:
+        raise UserError(f"{path} holds an option that no run has: {printable(unknown[0])}")
+    args.pop("trust_pickle", None)
+    if not trust:
+        check_names(args, path)
+    for name, value in args.items():
+        if isinstance(value, dict) and "class_name" in value:
+            check_arguments(value, f"{path}: {name}")
     return args
+
+
+def check_names(args: Mapping[str, Any], path: str) -> None:
+    """Raise UserError if the options of a run name anything to be called that is not among the known classes."""
+    known = cfgs.known_classes()
+    for place, name in names_to_call(args):
+        if not isinstance(name, str) or name not in known:
+            raise UserError(f"{path} names {printable(str(name))} as {printable(place)}, which is none of the classes "
+                            "of this host and its plugins; --trust-run lets it be called")
+
+
+def names_to_call(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Place and value of each name of a class or function in nested containers."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            is_name = key in ("class_name", "func_name") or key.endswith("_function")
+            if is_name and value is not None:
+                yield place + key, value
+            yield from names_to_call(value, f"{place}{key}.")
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from names_to_call(value, place)
+
+
+def check_arguments(kwargs: Mapping[str, Any], place: str) -> None:
+    """Raise UserError for an argument that a class, named with its arguments, does not take."""
+    try:
+        known = argument_names(dnnlib.util.get_obj_by_name(kwargs["class_name"]))
+    except (ImportError, AttributeError) as err:
+        raise UserError(f"{place} cannot be had: {err}") from err
+    unknown = sorted(kwargs.keys() - known - {"class_name"}) if known is not None else []
+    if unknown:
+        raise UserError(f"{place}: {kwargs['class_name']} has no argument {printable(unknown[0])}")
+
+
+def argument_names(cls: Any) -> set[str] | None:
+    """Arguments of a class, those that it hands on to its base classes among them; None if there is no telling."""
+    names: set[str] = set()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {param.name for param in parameters}
+            if not any(param.kind == param.VAR_KEYWORD for param in parameters):
+                return names
+    return None
 
 
 @contextlib.contextmanager

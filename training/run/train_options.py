@@ -114,7 +114,7 @@ class TrainOptions:
                            "without a state there, start one",
         part=resume_part)
     trust_pickle: bool = transfer(
-        False, None, "Run code that the --resume file carries; only if you trust it", shown="",
+        False, None, "Run code that the --resume file carries; only if you trust it", shown="", while_running=True,
         click=dict(is_flag=True, default=None))
     freezed: int | None = transfer(
         None, "INT", "Freeze the N layers of the discriminator that see the image first", rule=at_least(0),
