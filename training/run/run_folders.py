@@ -115,7 +115,7 @@ def argument_names(cls: Any) -> set[str] | None:
     names: set[str] = set()
     for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
         if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             names |= {param.name for param in parameters}
             if not any(param.kind == param.VAR_KEYWORD for param in parameters):
                 return names
