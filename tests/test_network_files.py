@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,35 @@ def test_the_bare_state_of_a_rosinality_generator_is_read(prefix, their_generato
     assert loaded["D"] is None and loaded["G_ema"].mapping.w_avg.abs().sum() > 0
 
 
+@pytest.mark.parametrize("architecture, c_dim, options", [
+    ("skip", 0, {}), ("resnet", 3, {}), ("orig", 0, dict(use_noise=False)), ("skip", 0, dict(channel_max=64)),
+])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: dict(
+    step=7, G_ema={f"module.{name}": value for name, value in state.items()})])
+def test_the_bare_state_of_a_generator_of_ours_is_read(wrap, architecture, c_dim, options):
+    G = generator(architecture, c_dim, resolution=16, **options).eval()
+    with pytest.warns(UserWarning, match="its architecture was told from their shapes"):
+        loaded = load(saved(wrap(G.state_dict())))
+    assert_same_tensors(loaded["G_ema"], G)
+    torch.testing.assert_close(image_of(loaded["G_ema"]), image_of(G), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state.pop("mapping.fc0.weight"), lambda state: state.pop("synthesis.b8.torgb.weight"),
+    lambda state: state.update({"synthesis.b4.const": torch.zeros([8, 4, 6])}),
+    lambda state: state.update({"synthesis.b4.const": torch.zeros([0])}),
+    lambda state: state.update({"synthesis.b9.conv1.bias": torch.zeros([8])}),
+    lambda state: state.update({"mapping.embed.weight": torch.zeros([8])}),
+    lambda state: state.update({"encoder.conv4.weight": torch.zeros([8])}),
+])
+def test_a_bare_state_that_is_no_stylegan2_is_refused(change):
+    state = dict(generator().state_dict())
+    change(state)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="G_ema"):
+        warnings.simplefilter("ignore")
+        load(saved(state))
+
+
 def test_missing_noise_maps_are_drawn_from_a_seed(their_generator):
     old = {name: value for name, value in their_generator.items() if not name.startswith("noises.")}
     maps = []
@@ -401,7 +431,7 @@ def test_what_a_rosinality_checkpoint_drops_is_said(wide_networks, tmp_path):
         (lambda c: c["g_ema"].update({"conv1.activate.bias": "x"}), "conv1.activate.bias is a str, not a tensor"),
         (lambda c: c["g_ema"].update({"conv1.activate.bias": torch.zeros([7])}), "b4.conv1.bias has shape"),
         (lambda c: c.update(latent_avg=torch.zeros([3])), "mapping.w_avg has shape"),
-        (lambda c: c.pop("g_ema"), "torch checkpoint without a rosinality generator"),
+        (lambda c: c.pop("g_ema"), "torch checkpoint without a StyleGAN2 generator"),
     ],
 )
 def test_a_damaged_rosinality_checkpoint_is_refused(change, message, wide_networks):

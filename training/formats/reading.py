@@ -15,7 +15,7 @@ import dnnlib
 from dnnlib.util import UserError, printable
 from torch_utils import safe_unpickler
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
-from training.formats import network_config, rosinality
+from training.formats import network_config, rosinality, state_dicts
 from training.formats.network_rebuild import ALIAS_FREE, build_module, plain_data, rebuild
 from training.formats.tf_conversion import convert_tf_discriminator, convert_tf_generator
 
@@ -68,9 +68,10 @@ def _read_networks(data: bytes, trust: bool, path: str | None) -> dict[Any, Any]
         return _read_safetensors(data, path)
     if data.startswith(b"PK") or safe_unpickler.is_legacy_checkpoint(data):
         checkpoint = safe_unpickler.load_checkpoint(data)
-        if not rosinality.is_checkpoint(checkpoint):
-            raise UserError("not a network file: a torch checkpoint without a rosinality generator in g_ema or g")
-        return rosinality.read_networks(checkpoint)
+        for layout in (rosinality, state_dicts):
+            if layout.is_checkpoint(checkpoint):
+                return layout.read_networks(checkpoint)
+        raise UserError("not a network file: a torch checkpoint without a StyleGAN2 generator")
     if data[:1] not in (b"\x80", b"(", b"c"):
         raise UserError("not a network file: neither a pickle, a torch checkpoint nor safetensors")
     content = _unpickle_trusting(data) if trust else _revived(safe_unpickler.load_pickle(data))

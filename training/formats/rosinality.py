@@ -26,7 +26,7 @@ _W_AVG_SAMPLES = 10_000
 _W_AVG_BATCH = 1000
 _W_AVG_OPERATIONS = 1 << 35  # multiplications that the mean may cost; the published networks need 2.1e10 ...
 _W_AVG_DRAWS = 1 << 24       # ... and random numbers; they need 5.1e6
-_WRAPPED = "module."         # what torch's DataParallel puts before each name
+WRAPPED = "module."         # what torch's DataParallel puts before each name
 
 
 def is_checkpoint(data: Any) -> bool:
@@ -35,7 +35,7 @@ def is_checkpoint(data: Any) -> bool:
 
 
 def _is_generator(state: Any) -> bool:
-    return isinstance(state, dict) and ("input.input" in state or f"{_WRAPPED}input.input" in state)
+    return isinstance(state, dict) and ("input.input" in state or f"{WRAPPED}input.input" in state)
 
 
 def read_networks(checkpoint: Mapping[str, Any]) -> dict[str, torch.nn.Module | None]:
@@ -149,7 +149,7 @@ def _discriminator_kernels(resolution: int) -> Iterator[str]:
 
 
 def _read_generator(state: Any, latent_avg: Any, what: str) -> torch.nn.Module:
-    state = _tensors_only(state, what)
+    state = read_state(state, what)
     num_layers = len([key for key in state if re.fullmatch(r"style\.\d+\.weight", key)])
     resolution = 4 << len([key for key in state if re.fullmatch(r"to_rgbs\.\d+\.conv\.weight", key)])
     if num_layers == 0 or resolution > MAX_RESOLUTION:
@@ -199,7 +199,7 @@ def _draw_missing_noise(state: dict[str, torch.Tensor], resolution: int, what: s
 
 
 def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
-    state = _tensors_only(state, what)
+    state = read_state(state, what)
     resolution = 4 << len([key for key in state if re.fullmatch(r"convs\.\d+\.skip\.1\.weight", key)])
     if resolution == 4 or resolution > MAX_RESOLUTION:
         raise UserError(f"{what}: not a rosinality discriminator: no blocks, or more than {MAX_RESOLUTION} pixels")
@@ -218,12 +218,13 @@ def _read_discriminator(state: Any, what: str) -> torch.nn.Module:
     return D.eval().requires_grad_(False)
 
 
-def _tensors_only(state: Any, what: str) -> dict[str, torch.Tensor]:
+def read_state(state: Any, what: str) -> dict[str, torch.Tensor]:
+    """A state dict without the prefix that wrapped modules have. Raises `UserError` unless it holds tensors by name."""
     if not isinstance(state, dict):
         raise UserError(f"{what}: a {type(state).__name__} where a state dict should be")
     if not all(type(key) is str for key in state):
         raise UserError(f"{what}: a state dict with keys that are not names")
-    prefix = _WRAPPED if all(key.startswith(_WRAPPED) for key in state) else ""
+    prefix = WRAPPED if all(key.startswith(WRAPPED) for key in state) else ""
     return {key.removeprefix(prefix): _expect_tensor(value, f"{what}: {key}") for key, value in state.items()}
 
 
