@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,14 @@ import click
 from click.core import ParameterSource
 
 from training.cli import Command, network_option, trust_option, words_to_call
-from training.images.image_commands import choose_film_format, class_option, device_option, progress_bar, usable_class
+from training.images.image_commands import (
+    choose_film_format,
+    class_option,
+    device_option,
+    progress_bar,
+    trunc_option,
+    usable_class,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +124,7 @@ class Options:
 @click.command(cls=Command, epilog=EPILOG)
 @network_option(required=False)
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
+@trunc_option()
 @class_option()
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones, or none")
@@ -333,8 +339,6 @@ def check_options(ctx: click.Context) -> None:
         raise click.UsageError("--seeds is required without --projected-w or --recipe")
     if {"seeds", "projected_w"}.issubset(given):
         click.echo("Warning: --seeds has no effect beside --projected-w", err=True)
-    if not math.isfinite(ctx.params["trunc"]):
-        raise click.UsageError(f"--trunc must be finite, got {ctx.params['trunc']}")
 
 
 def next_step(o: Options, recipe: Recipe, path: str, block_grid: Sequence[int]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from training.cli import Command, network_option, trust_option
-from training.images.image_commands import class_option, device_option, usable_class
+from training.images.image_commands import class_option, device_option, trunc_option, usable_class
 
 EPILOG = """\b
 Examples:
@@ -21,9 +19,9 @@ Examples:
 @click.option("--rows", required=True, metavar="LIST", help="Seeds of the rows, e.g. 1,5,9 or 0-7")
 @click.option("--cols", required=True, metavar="LIST", help="Seeds of the columns")
 @click.option("--styles", metavar="LIST",
-              help="Layers that take their style from the column  [default: 0-6; the coarse half of a network of 7 "
-                   "layers or fewer]")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
+              help="Layers that take their style from the column  [default: the coarser half, but "
+                   "at most 0-6]")
+@trunc_option()
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones for each row, or none")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the images")
@@ -46,8 +44,6 @@ def main(
 
     Writes 85-85.png for each seed, 85-55.png for row 85 and column 55, and all of them together as grid.png.
     """
-    if not math.isfinite(trunc):
-        raise click.UsageError(f"--trunc must be finite, got {trunc}")
     # These import torch, which --help and wrong usage need not wait for.
     from torch_utils.devices import choose_device
     from training.images import generation, style_mixing

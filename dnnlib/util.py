@@ -357,20 +357,34 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
     # The short name cannot exceed the limit of the file system where that of `path` does not.
     temp = os.path.join(os.path.dirname(final), f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
     try:
-        file = open(temp, mode.replace("w", "x"), **open_kwargs)  # noqa: SIM115 - closed below in any case
+        file: Any = io.BufferedWriter(_NamedWriter(temp, path))
     except OSError as err:
         raise type(err)(err.errno, err.strerror, os.fspath(path)) from None  # name the file the user knows
+    if "b" not in mode:
+        file = io.TextIOWrapper(file, **open_kwargs)
     try:
         with file:
             yield file
+            file.flush()
             with naming(path):
-                file.flush()
                 os.fsync(file.fileno())
         os.replace(temp, final)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temp)
         raise
+
+
+class _NamedWriter(io.FileIO):
+    """A new file. What goes wrong while it is written, as on a full disk, names the file that the user knows."""
+
+    def __init__(self, temp: str, path: str | os.PathLike):
+        super().__init__(temp, "x")
+        self._path = path
+
+    def write(self, data: Any) -> int:
+        with naming(self._path):
+            return super().write(data)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import http.server
 import io
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import threading
@@ -496,3 +497,18 @@ def test_names_from_files_cannot_act_on_the_terminal():
     assert dnnlib.util.printable("tür\x1b[2J\n\u202e\udcff") == "tür\\x1b[2J\\n\\u202e\\udcff"
     assert dnnlib.util.printable("ab" * 50, 3) == "aba..."
     assert dnnlib.util.printable("ab" * 50, None) == "ab" * 50
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_full_disk_names_the_file_that_is_written(tmp_path, mode):
+    """With a limit on the size of files for a full disk; the content is larger than what is buffered, or not."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (200, 2_000_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(OSError) as caught, dnnlib.util.open_atomic(tmp_path / "new", mode) as file:
+                file.write(size * (b"a" if mode == "wb" else "a"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert caught.value.filename == str(tmp_path / "new")
+        assert not list(tmp_path.iterdir())

@@ -118,11 +118,12 @@ def test_a_source_is_the_image_of_its_seed(folder, tmp_path):
         assert np.array_equal(pixels(Path(path)), pixels(tmp_path / "5-5.png"))
 
 
-def test_seven_layers_are_mixed_unless_the_network_has_no_more(folder, tmp_path):
-    assert library.default_styles(18) == library.default_styles(8) == [0, 1, 2, 3, 4, 5, 6]
+def test_half_of_the_layers_are_mixed_but_no_more_than_seven(folder, tmp_path):
+    assert library.default_styles(18) == library.default_styles(14) == [0, 1, 2, 3, 4, 5, 6]
+    assert library.default_styles(10) == [0, 1, 2, 3, 4]
     assert library.default_styles(4) == [0, 1]
     run_ok("--network", folder / "deep.pkl", "--rows=5", "--cols=1", "--outdir", tmp_path)
-    assert np.array_equal(pixels(tmp_path / "5-1.png"), mixture(deep_generator(), 5, 1, [0, 1, 2, 3, 4, 5, 6]))
+    assert np.array_equal(pixels(tmp_path / "5-1.png"), mixture(deep_generator(), 5, 1, [0, 1, 2, 3]))
 
 
 def test_the_corner_is_black_also_with_transparency(folder, tmp_path):
@@ -171,6 +172,7 @@ REFUSALS = [
     (["--network=plain.pkl", *SEEDS, "--styles=-1"], "styles must look like 3 or 1,5 or 0-6, got '-1'"),
     (["--network=plain.pkl", *SEEDS, "--styles=0-6"], "styles must be in 0..3 for this network, got 6"),
     (["--network=plain.pkl", *SEEDS, "--trunc=inf"], "--trunc must be finite, got inf"),
+    (["--network=plain.pkl", *SEEDS, "--trunc=1e39"], "--trunc must be within -1000000..1000000, got 1e+39"),
     (["--network=plain.pkl", *SEEDS, "--noise-mode=some"], "--noise-mode"),
     (["--network=plain.pkl", *SEEDS, "--device=tpu"], "device must be cpu, cuda or cuda:N, got 'tpu'"),
     (["--network=gray.pkl", *SEEDS], "the network is conditional: choose one of its classes with --class=0..2"),

@@ -116,7 +116,7 @@ def test_ffmpeg_gets_the_frames_as_they_are_and_makes_h264_for_every_player(tmp_
 @pytest.mark.parametrize("body", ["sys.stdin.read()", "pass"])   # it fails at the end, or before it read anything
 def test_a_failure_of_ffmpeg_is_reported_by_its_last_line(tmp_path, body):
     fake = fake_ffmpeg(tmp_path, f"{body}; print('first', 'disk full', sep='\\n', file=sys.stderr); sys.exit(1)")
-    with pytest.raises(OSError, match="^ffmpeg could not write the film: disk full$"):
+    with pytest.raises(OSError, match="film.mp4: ffmpeg could not write the film: disk full$"):
         save_film(frames(), 4, 10, str(tmp_path / "film"), fake)
     assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 
 import numpy as np
 import torch
@@ -114,8 +113,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
         check_seed("class", self.label)
-        if not math.isfinite(self.truncation):
-            raise ValueError(f"truncation must be finite, got {self.truncation}")
+        if not abs(self.truncation) < 3e38:   # networks multiply with it in single precision
+            raise ValueError(f"truncation must be finite and below 3e38, got {self.truncation}")
         if self.noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {self.noise_mode[:80]!r}")
         if len(self.edits) > MAX_EDITS or len(self.variants) > MAX_VARIANTS:

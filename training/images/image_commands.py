@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,27 @@ if TYPE_CHECKING:
     from training.images.video import FilmFormat
 
 
+MAX_TRUNCATION = 1_000_000   # of what is farther out, single precision holds no style any more
+
+
 def class_option() -> Callable[[Any], Any]:
     """The option `--class`."""
     return click.option("--class", "class_idx", type=int, metavar="INT", help="Class of a conditional network")
+
+
+def trunc_option() -> Callable[[Any], Any]:
+    """The option `--trunc`."""
+    return click.option("--trunc", type=float, default=1, show_default=True, callback=check_truncation,
+                        help="Truncation psi")
+
+
+def check_truncation(_ctx: click.Context, _param: click.Parameter, psi: float) -> float:
+    """Callback of `--trunc`."""
+    if not math.isfinite(psi):
+        raise click.UsageError(f"--trunc must be finite, got {psi}")
+    if abs(psi) > MAX_TRUNCATION:
+        raise click.UsageError(f"--trunc must be within -{MAX_TRUNCATION}..{MAX_TRUNCATION}, got {psi:g}")
+    return psi
 
 
 def device_option() -> Callable[[Any], Any]:

@@ -36,8 +36,8 @@ def parse_styles(text: str) -> list[int]:
 
 
 def default_styles(num_ws: int) -> list[int]:
-    """The first seven layers as in the host; the coarse half of a network that has no eighth."""
-    return list(range(7 if num_ws > 7 else num_ws // 2))
+    """The coarser half of the layers, but no more than the host's seven, which are half of 14 (256 pixels)."""
+    return list(range(min(7, num_ws // 2)))
 
 
 def check_styles(G: torch.nn.Module, styles: Sequence[int]) -> None:

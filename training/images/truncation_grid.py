@@ -11,6 +11,7 @@ import torch
 import dnnlib
 from dnnlib.util import UserError
 from training.images.generation import class_to_label, device_of, image_of_seed, series_name
+from training.images.image_commands import MAX_TRUNCATION
 from training.images.pictures import draw_labelled_grid
 
 MAX_CELLS = 2000   # 130 million pixels at the largest tile
@@ -24,6 +25,8 @@ def parse_psis(text: str, num_seeds: int) -> list[float]:
         psis = []
     if not psis or not all(map(math.isfinite, psis)):
         raise UserError(f"truncation values must look like 0.5,0.7,1, got {text!r}")
+    if max(map(abs, psis)) > MAX_TRUNCATION:
+        raise UserError(f"truncation values must be within -{MAX_TRUNCATION}..{MAX_TRUNCATION}, got {text!r}")
     if num_seeds * len(psis) > MAX_CELLS:
         raise UserError(f"a truncation grid may have at most {MAX_CELLS} images, got {num_seeds} x {len(psis)}")
     return psis

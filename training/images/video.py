@@ -23,6 +23,10 @@ MIN_SIDE = 256   # smaller frames are enlarged: players would blur them, and H.2
 BITRATE = "16M"
 
 
+class FfmpegError(OSError):
+    """What ffmpeg says when it fails."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FilmFormat:
     """How films can be written on this machine; see `choose_format`."""
@@ -79,7 +83,11 @@ def save_film(
     with dnnlib.util.open_atomic(path) as file:
         if film_format.ffmpeg:
             # Players start at once when the index of the film comes first.
-            _run_ffmpeg(film_format.ffmpeg, pictures(), fps, ["-movflags", "+faststart", "-f", "mp4", "-y", file.name])
+            output = ["-movflags", "+faststart", "-f", "mp4", "-y", file.name]
+            try:
+                _run_ffmpeg(film_format.ffmpeg, pictures(), fps, output)
+            except FfmpegError as err:
+                raise OSError(f"{path}: {err}") from err
         else:
             page = _as_animation(pictures(), num_frames)
             page.save(file, format="WEBP", save_all=True, duration=round(1000 / fps), loop=0, quality=90, method=2)
@@ -87,7 +95,7 @@ def save_film(
 
 
 def _run_ffmpeg(ffmpeg: str, frames: Iterator[np.ndarray], fps: float, output: list[str]) -> None:
-    """Send frames `[H, W, 3]` to ffmpeg, which encodes them as H.264. Raises OSError with its last line if it fails."""
+    """Send frames `[H, W, 3]` to ffmpeg, which encodes them as H.264. FfmpegError with its last line if it fails."""
     first = next(frames)
     height, width = first.shape[:2]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
@@ -113,7 +121,7 @@ def _run_ffmpeg(ffmpeg: str, frames: Iterator[np.ndarray], fps: float, output: l
             messages.seek(0)
             lines = messages.read().decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {process.returncode}"
-            raise OSError(f"{os.path.basename(ffmpeg)} could not write the film: {reason}")
+            raise FfmpegError(f"{os.path.basename(ffmpeg)} could not write the film: {reason}")
 
 
 def _as_animation(frames: Iterator[np.ndarray], num_frames: int) -> Image.Image:
