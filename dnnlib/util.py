@@ -12,6 +12,7 @@ import html.parser
 import http.client
 import http.cookiejar
 import importlib
+import io
 import math
 import os
 import pathlib
