@@ -18,7 +18,7 @@ from training import config
 from training.config import UserError
 from training.formats import network_export
 from training.network_files import load_networks
-from training.run.snapshot import resume_networks
+from training.run.resuming import resume_networks
 from training.run.train_options import ARCHITECTURES
 
 SHAPE: dict[str, Any] = dict(c_dim=0, img_resolution=16, img_channels=3)

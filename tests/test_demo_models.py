@@ -32,7 +32,7 @@ from ssn_plugin import from_stylegan2
 from training.formats import network_export, network_names
 from training.network_files import load_networks
 from training.run import run_folders
-from training.run.snapshot import resume_networks
+from training.run.resuming import resume_networks
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 NAME = "demo:castles64"

@@ -20,7 +20,7 @@ from training import config
 from training.config import UserError
 from training.formats import network_export
 from training.networks import Generator
-from training.run import snapshot as training_snapshot
+from training.run import resuming
 
 GRIDS = [[2, 2], [4, 2]]
 
@@ -230,7 +230,7 @@ def test_a_run_of_more_blocks_starts_from_one_of_a_single_block(photos, tmp_path
     assert args.G_kwargs.block_grid == [[1, 1]]
     _, args = setup_training_loop_kwargs(data=str(photos), cfg="ssn", gpus=0, blocks="2x2", resume=path)
     run = run_networks(args)
-    training_snapshot.resume_networks(path, run)
+    resuming.resume_networks(path, run)
     assert_equal_images(run["G_ema"], single["G_ema"])
 
 
@@ -261,7 +261,7 @@ def test_a_run_takes_over_any_stylegan2(architecture, photos, tmp_path, capsys):
     assert desc == "photos-ssn-blocks2x4-lambda100-resumecustom"
     assert args.G_kwargs.synthesis_kwargs.encoder_gate == 0
     run = run_networks(args)
-    training_snapshot.resume_networks(path, run)
+    resuming.resume_networks(path, run)
     assert_equal_images(run["G_ema"], source["G_ema"])
     for name, value in source["D"].state_dict().items():
         assert torch.equal(run["D"].state_dict()[name], value), name
@@ -289,7 +289,7 @@ def test_a_run_goes_on_from_an_ssn_with_its_grid_and_its_encoder(photos, tmp_pat
     desc, args = setup_training_loop_kwargs(data=str(photos), cfg="ssn", gpus=0, resume=path)
     assert "-ssn-blocks2x4-" in desc and "encoder_gate" not in args.G_kwargs.synthesis_kwargs
     run = run_networks(args)
-    training_snapshot.resume_networks(path, run)
+    resuming.resume_networks(path, run)
     assert capsys.readouterr().out == ""
     for name, value in networks["G_ema"].state_dict().items():
         assert torch.equal(run["G_ema"].state_dict()[name], value), name
@@ -300,7 +300,7 @@ def test_a_run_takes_over_an_ssn_with_another_grid(photos, tmp_path):
     path = saved(networks, tmp_path)
     _, args = setup_training_loop_kwargs(data=str(photos), cfg="ssn", blocks="4x4", gpus=0, resume=path)
     run = run_networks(args)
-    training_snapshot.resume_networks(path, run)
+    resuming.resume_networks(path, run)
     assert torch.equal(run["G"].mapping.w_avg, networks["G"].mapping.w_avg[:8].repeat(16))
 
 

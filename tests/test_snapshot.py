@@ -21,7 +21,6 @@ from training.run.snapshot import (
     PreviewGrid,
     crop_grid,
     network_snapshot,
-    resume_networks,
     save_image_grid,
     setup_snapshot_image_grid,
 )
@@ -195,33 +194,6 @@ def saved(tmp_path):
     fname = str(tmp_path / "old.pkl")
     save_network_snapshot(network_snapshot(tiny_G(1), tiny_D(1), tiny_G(2), None, {}), fname)
     return fname
-
-
-def test_resuming_copies_each_network_from_its_namesake(saved):
-    G, D, G_ema = tiny_G(7), tiny_D(7), tiny_G(7)
-    resume_networks(saved, {"G": G, "D": D, "G_ema": G_ema})
-    for network, source in [(G, tiny_G(1)), (D, tiny_D(1)), (G_ema, tiny_G(2))]:
-        for name, value in source.state_dict().items():
-            assert torch.equal(network.state_dict()[name], value), name
-
-
-def test_tensors_that_the_pickle_lacks_keep_their_values(saved):
-    G = tiny_G(7)
-    G.mapping.extra = torch.nn.Parameter(torch.ones([2]))
-    resume_networks(saved, {"G": G})
-    assert G.mapping.extra.tolist() == [1, 1]
-
-
-def test_another_shape_is_one_line_that_names_the_parameter(saved):
-    with pytest.raises(ValueError) as error:
-        resume_networks(saved, {"G": tiny_G(w_dim=6)})
-    text = str(error.value)
-    assert "\n" not in text and text.startswith("old.pkl does not fit this run: G.") and "[" in text
-
-
-def test_a_missing_pickle_is_named(tmp_path):
-    with pytest.raises(ValueError, match="none.pkl is not an existing file"):
-        resume_networks(str(tmp_path / "none.pkl"), {"G": tiny_G()})
 
 
 def test_the_loop_offers_the_grid_functions_under_the_names_of_the_host():

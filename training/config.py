@@ -214,6 +214,9 @@ def add_transfer(args: EasyDict, opts: TrainOptions) -> None:
         args.resume_pkl = resolve_short_name(opts.resume) or opts.resume
         args.ada_kimg = 100     # a trained network needs p sooner
         args.ema_rampup = None  # and its moving average need not warm up
+    if opts.resume_partial:
+        require("resume_pkl" in args, "resume-partial", "needs a network given with --resume", opts.resume)
+        args.resume_partial = True
     set_trust(args, opts)
 
 

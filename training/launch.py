@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 import dnnlib
 from dnnlib import EasyDict
 from dnnlib.util import UserError
@@ -19,6 +21,7 @@ from training.formats import network_names
 from training.plugins import import_plugins
 from training.run import construction, processes, run_state
 from training.run.place import Place
+from training.run.resuming import resume_networks
 from training.run.run_folders import OPTIONS_FILE, is_in_use, make_run_dir, record, recorded_args, sole_use
 from training.run.run_options import RunOptions
 
@@ -85,7 +88,20 @@ def new_run(desc: str, args: EasyDict, outdir: str) -> EasyDict:
         raise UserError(
             f"--resume must be an existing file, a URL, noresume, latest or one of {known}, got {resume}")
     check(args, outdir)
+    if resume:
+        check_start(args)
     return record(args, make_run_dir(outdir, desc))
+
+
+def check_start(args: EasyDict) -> None:
+    """Raise UserError, before there is a folder, unless the run can start from its network file."""
+    options = RunOptions(**args)
+    with contextlib.closing(construction.load_training_set(args.training_set_kwargs, verbose=False)) as training_set:
+        G, D, G_ema = construction.build_networks(
+            training_set, options.G_kwargs, options.D_kwargs, torch.device("cpu"))
+    resume_networks(
+        args.resume_pkl, {"G": G, "D": D, "G_ema": G_ema}, options.trust_pickle, options.resume_partial,
+        say=lambda line: None)
 
 
 def continued_run(args: EasyDict, run_dir: str) -> EasyDict:

@@ -17,12 +17,12 @@ from training.network_files import save_network_snapshot
 from training.run import batches, construction, processes, run_state
 from training.run.batches import DataError, TrainingData
 from training.run.live_line import LiveLine
+from training.run.resuming import resume_networks
 from training.run.run_options import RunOptions
 from training.run.saving import BackgroundWriter, BestSnapshot, prune
 from training.run.snapshot import (
     PreviewGrid,
     network_snapshot,
-    resume_networks,
     save_image_grid,
     setup_snapshot_image_grid,
 )
@@ -99,7 +99,7 @@ def start_networks(state: TrainingState, options: RunOptions) -> None:
     networks = {"G": state.G, "D": state.D, "G_ema": state.G_ema}
     if options.resume_pkl is not None and options.rank == 0:
         print(f"Resuming from {options.resume_pkl}")
-        resume_networks(options.resume_pkl, networks, trust=options.trust_pickle)
+        resume_networks(options.resume_pkl, networks, options.trust_pickle, options.resume_partial)
     if options.num_gpus > 1:
         share_weights(*networks.values())
 

@@ -95,6 +95,7 @@ class RunOptions:
     keep_best: str | None = None                     # metric whose best snapshot is kept, too
     cuda_graphs: bool = False                        # capture phases as CUDA graphs and replay them
     trackers: Sequence[str] = ()                     # of `training.run.trackers`, beside TensorBoard
+    resume_partial: bool = False                     # take from resume_pkl what fits, though not everything does
 
     step: StepOptions = dataclasses.field(init=False)  # those that a step needs
 

@@ -1,11 +1,10 @@
-"""What a run leaves behind: grids of example images and network pickles; and taking up such a pickle again.
+"""What a run leaves behind: grids of example images and network pickles.
 
 Letters in shapes: N images of a grid, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,8 @@ import torch
 
 import dnnlib
 from dnnlib.util import UserError
-from torch_utils import misc
 from training.dataset import Dataset
-from training.network_files import frozen_copy, load_networks
-from training.run import cfgs
+from training.network_files import frozen_copy
 
 
 def setup_snapshot_image_grid(
@@ -144,40 +141,3 @@ def network_snapshot(
     snapshot: dict[str, Any] = {"training_set_kwargs": dict(training_set_kwargs)}
     snapshot.update({name: frozen_copy(module) for name, module in modules.items()})
     return snapshot
-
-
-def network_architecture(network: torch.nn.Module) -> str | None:
-    """How a generator or discriminator of any host joins resolutions: orig, skip or resnet; None where it is unsaid."""
-    return next((module.architecture for module in network.modules() if hasattr(module, "architecture")), None)
-
-
-def resume_networks(resume_pkl: str, networks: Mapping[str, torch.nn.Module], trust: bool = False) -> None:
-    """Copy parameters and buffers of equal name from a network file.
-
-    Where the networks of the file are of another kind, the cfg that the run belongs to takes over what it can; what
-    it cannot is printed, tensor by tensor.
-    resume_pkl: path or URL.  networks: by the names in the file, `G`, `D`, `G_ema`.
-    trust: allow a pickle to run the code it brings along.
-    Raises ValueError naming a network of another architecture, or the first parameter that has another shape in the
-    file.
-    """
-    snapshot = load_networks(resume_pkl, trust=trust)
-    for name, network in networks.items():
-        if snapshot[name] is None:
-            raise UserError(f"{os.path.basename(resume_pkl)} cannot be trained further: it holds no {name}")
-        theirs, ours = network_architecture(snapshot[name]), network_architecture(network)
-        # Many tensors would fit by name and shape, but they have learned to work with others.
-        if None not in (theirs, ours) and theirs != ours:
-            raise UserError(f"{os.path.basename(resume_pkl)} does not fit this run: {name} must have the architecture "
-                            f"{ours}, it has {theirs}; --{name[0].lower()}-arch={theirs} goes with it")
-    differences = cfgs.take_over(snapshot, networks)
-    if differences is not None:
-        print(f"Transferred from {resume_pkl}; {len(differences)} tensors differ:")
-        for line in differences:
-            print(f"  {line}")
-        return
-    for name, network in networks.items():
-        try:
-            misc.copy_params_and_buffers(snapshot[name], network, require_all=False)
-        except ValueError as err:
-            raise UserError(f"{os.path.basename(resume_pkl)} does not fit this run: {name}.{err}") from err

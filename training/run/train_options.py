@@ -116,6 +116,9 @@ class TrainOptions:
     trust_pickle: bool = transfer(
         False, None, "Run code that the --resume file carries; only if you trust it", shown="", while_running=True,
         click=dict(is_flag=True, default=None))
+    resume_partial: bool = transfer(
+        False, None, "Take from the --resume file what fits, though not everything does", part="partial", shown="",
+        click=dict(is_flag=True, default=None))
     freezed: int | None = transfer(
         None, "INT", "Freeze the N layers of the discriminator that see the image first", rule=at_least(0),
         arguments=("D_kwargs.block_kwargs.freeze_layers",), part="freezed{}", shown="0")
