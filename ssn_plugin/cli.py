@@ -17,6 +17,7 @@ from ssn_plugin import config
 from ssn_plugin.hosts import host
 
 MAX_SEED = 2**32 - 1  # numpy's RandomState takes no more
+INSTALL = "pip install torch numpy scipy pillow click psutil"
 PROGRAM = "python -m ssn_plugin"  # in the examples of the help texts, where the name of the running program takes over
 
 # The scripts, and what the list of commands says about them: importing them all for their own words takes too long.
@@ -43,8 +44,13 @@ class Commands(click.Group):
     """
 
     def main(self, args: Any = None, *other: Any, **options: Any) -> Any:
+        try:
+            adapter = host.current()
+        except ModuleNotFoundError as err:  # in a checkout whose requirements were not installed
+            click.echo(f"Error: the library {err.name} is missing: {INSTALL}", err=True)
+            sys.exit(2)
         if args is None:  # the process is this command
-            host.current().keep_freed_memory()
+            adapter.keep_freed_memory()
         return super().main(args, *other, **options)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -201,8 +207,7 @@ def doctor(
     try:
         from ssn_plugin.hosts.doctor import Plan, examine, format_findings
     except ModuleNotFoundError as err:  # not even the doctor can do without
-        needed = "pip install torch numpy scipy pillow click psutil"
-        raise ValueError(f"the library {err.name} is missing: {needed}") from err
+        raise ValueError(f"the library {err.name} is missing: {INSTALL}") from err
     findings = list(examine(Plan(cfg, width, height, gpus, batch, outdir)))
     click.echo(format_findings(findings))
     ctx.exit(1 if any(finding.is_problem for finding in findings) else 0)

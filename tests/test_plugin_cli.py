@@ -16,7 +16,7 @@ from network_file_helpers import assert_same_networks, generator, snapshot
 
 import legacy
 from ssn_plugin import cli
-from ssn_plugin.hosts import commands
+from ssn_plugin.hosts import commands, host
 from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +164,15 @@ def assert_one_line(args, message, stylegan2, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1,5-7,6", [1, 5, 6, 7]), ("0-2", [0, 1, 2])])
 def test_seed_lists_mix_numbers_and_ranges(text, seeds):
     assert commands.parse_seeds(text) == seeds
+
+
+def test_a_library_that_is_missing_altogether_is_named_in_one_line(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ssn_plugin.hosts.ours", raising=False)
+    monkeypatch.delattr("ssn_plugin.hosts.ours", raising=False)
+    monkeypatch.setitem(sys.modules, "training.cli", None)  # as if it could not be imported
+    monkeypatch.setattr(host, "current", host.current.__wrapped__)
+    result = run("doctor")
+    assert result.exit_code == 2 and result.stderr.startswith("Error: the library training.cli is missing: pip install")
 
 
 def test_help_names_the_commands_without_loading_torch(tmp_path):

@@ -15,7 +15,8 @@ from training import config
 from training.formats import network_export
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+TEXT = (ROOT / "docs" / "python.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
     assert len(EXAMPLES) == 7
     assert {"castle.png", "edits.json", "ssn.pkl", "training-runs"} <= {path.name for path in tmp_path.iterdir()}
     assert names["img"].shape == (1, 3, 16, 16)
+
+
+def test_every_extra_and_every_package_has_its_row_and_its_licence():
+    tomllib = pytest.importorskip("tomllib", reason="needs the TOML parser of Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = re.findall(r"^\| `?(\w+)`? \| .* \| (.*) \|$", TEXT.partition("## Extras")[2], re.MULTILINE)
+    listed = {extra: set(re.findall(r"([\w-]+) \([^)]+\)", packages)) for extra, packages in rows[1:]}
+    declared = {"none": project["dependencies"], **project["optional-dependencies"]}
+    del declared["all"], declared["dev"]
+    assert listed == {extra: {re.split("[>=]", name)[0] for name in names} for extra, names in declared.items()}
 
 
 def test_everything_that_is_offered_is_in_the_examples():

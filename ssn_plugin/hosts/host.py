@@ -98,9 +98,9 @@ class Host(Protocol):
 @functools.cache
 def current() -> Host:
     """The adapter for the host that Python's path leads to."""
-    from ssn_plugin.hosts import reference
-
     if importlib.util.find_spec("training") is None or importlib.util.find_spec("training.network_files") is None:
+        from ssn_plugin.hosts import reference
+
         return reference
     from ssn_plugin.hosts import ours
 
