@@ -1,10 +1,14 @@
-"""The examples of docs/python.md run as they stand, in order; training is cut short."""
+"""The examples of docs/python.md and the notebook run as they stand, in order; training is cut short."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from pathlib import Path
+from typing import Any
 
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 from network_file_helpers import discriminator, generator, snapshot
@@ -45,6 +49,23 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
     assert len(EXAMPLES) == 7
     assert {"castle.png", "edits.json", "ssn.pkl", "training-runs"} <= {path.name for path in tmp_path.iterdir()}
     assert names["img"].shape == (1, 3, 16, 16)
+
+
+def test_the_notebook_runs_from_its_first_cell_to_the_last(tmp_path, monkeypatch):
+    """Its cells are plain Python, so no kernel is needed; the value of a last line is what a notebook would show."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "docs" / "redraw.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        body = ast.parse(cell).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        shown.append(None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    assert [value.size for value in shown if isinstance(value, PIL.Image.Image)] == [(1152, 192)] * 2 + [(384, 192)]
+    assert shown[-1]["ssn_distortion50"] > 0 and (tmp_path / "castle.png").exists()
+    assert all(not cell.get("outputs") for cell in notebook["cells"]), "generated data stays out of the repository"
 
 
 def test_every_extra_and_every_package_has_its_row_and_its_licence():
