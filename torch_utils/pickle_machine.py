@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
-from dnnlib.util import UserError, printable
+from dnnlib.util import UserError, is_lack_of_memory, printable
 
 MAX_STEPS = 200_000            # opcodes and copied items; a 1024x1024 snapshot with G, D and G_ema needs 65,000
 COPIES = 3                     # bytes of data that may be made per byte of the file; protocol 2 needs two
@@ -121,6 +121,8 @@ class PickleMachine:
                     _HANDLERS[opcode.name](self, argument)
             result = self._pop()
         except _PROGRAM_ERRORS as error:
+            if isinstance(error, RuntimeError) and is_lack_of_memory(error):
+                raise
             if self._refused:
                 raise RefusedPickle(list(self._refused)) from None
             if isinstance(error, MalformedPickle):  # of a pickle inside this one

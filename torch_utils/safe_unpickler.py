@@ -15,16 +15,18 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 import dnnlib
-from dnnlib.util import UserError, printable
+from dnnlib.util import UserError, is_lack_of_memory, printable
 from torch_utils.pickle_machine import Budget, Callee, PickleMachine, RefusedPickle
 
-__all__ = ["InertObject", "PersistentObject", "RefusedPickle", "load_checkpoint", "load_pickle"]
+__all__ = [
+    "InertObject", "PersistentObject", "RefusedPickle", "load_checkpoint", "load_checkpoint_file", "load_pickle",
+]
 
 PERSISTENCE_VERSION = 6
 MAX_TENSOR_RANK = 8
@@ -82,10 +84,33 @@ def load_pickle(data: Any) -> Any:
 
 def load_checkpoint(data: Any) -> Any:
     """Value of a `torch.save` file in the buffer `data`, in the zip or the older stream format. Errors as above."""
-    budget = Budget(len(data))
     if bytes(data[:2]) == b"PK":
-        return _load_zip_checkpoint(data, budget)
-    return _load_legacy_checkpoint(data, budget)
+        return load_checkpoint_file(io.BytesIO(data))
+    return _load_legacy_checkpoint(data, Budget(len(data)))
+
+
+def load_checkpoint_file(file: IO[bytes]) -> Any:
+    """Value of a zip archive that `torch.save` wrote, which need not fit into memory twice. Errors as above."""
+    if _count_entries(file) > MAX_ZIP_ENTRIES:
+        raise UserError(f"the archive has more than {MAX_ZIP_ENTRIES} entries")
+    budget = Budget(file.seek(0, io.SEEK_END))
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _read_zip_members(archive, budget)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, RuntimeError) and is_lack_of_memory(error):
+            raise
+        raise UserError(f"not a readable torch archive: {printable(str(error))}") from None
+
+
+def _count_entries(file: IO[bytes]) -> int:
+    """An upper bound, from the marks of the entries in the directory of a zip archive."""
+    count, end = 0, b""
+    file.seek(0)
+    while piece := file.read(1 << 20):
+        count += (end + piece).count(b"PK\x01\x02")
+        end = piece[-3:]
+    return count
 
 
 def is_legacy_checkpoint(data: Any) -> bool:
@@ -238,18 +263,8 @@ def _load_legacy_checkpoint(data: Any, budget: Budget) -> Any:
     return value
 
 
-def _load_zip_checkpoint(data: Any, budget: Budget) -> Any:
-    """Zip archive with `<top>/data.pkl` and one uncompressed member `<top>/data/<name>` per storage."""
-    if bytes(data).count(b"PK\x01\x02") > MAX_ZIP_ENTRIES:
-        raise UserError(f"the archive has more than {MAX_ZIP_ENTRIES} entries")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _read_zip_members(archive, budget)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError) as error:
-        raise UserError(f"not a readable torch archive: {printable(str(error))}") from None
-
-
 def _read_zip_members(archive: zipfile.ZipFile, budget: Budget) -> Any:
+    """Members `<top>/data.pkl` and, uncompressed, `<top>/data/<name>` for each storage."""
     members = {info.filename: info for info in archive.infolist()}
     if any(info.compress_type or info.file_size != info.compress_size for info in members.values()):
         raise UserError("the archive has compressed members, which torch never writes")

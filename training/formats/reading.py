@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import dnnlib
-from dnnlib.util import UserError, printable
+from dnnlib.util import UserError, is_lack_of_memory, printable
 from torch_utils import safe_unpickler
 from torch_utils.safe_unpickler import InertObject, PersistentObject, RefusedPickle
 from training.formats import network_config, rosinality, state_dicts
@@ -46,7 +46,7 @@ def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> d
     except ValueError as error:
         raise UserError(f"{named}{error}") from error
     except _DAMAGE as error:
-        if trust:  # an error of the file's own code
+        if trust or (isinstance(error, RuntimeError) and is_lack_of_memory(error)):  # trust: the file's own error
             raise
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)
         raise UserError(f"{named}not a readable network file: {reason}") from error

@@ -18,7 +18,7 @@ import torch
 
 import dnnlib
 from dnnlib.util import UserError
-from torch_utils import misc
+from torch_utils import misc, safe_unpickler
 from training.run.step import TrainingState
 
 VERSION = 1
@@ -117,7 +117,7 @@ def load(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         try:
             check_archive(file)
-            saved = torch.load(file, map_location="cpu", weights_only=True)
+            saved = safe_unpickler.load_checkpoint_file(file)
         except Exception as err:  # a damaged archive raises nearly anything
             if dnnlib.util.is_lack_of_memory(err):
                 raise
