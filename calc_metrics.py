@@ -69,22 +69,22 @@ def main(ctx: click.Context, **options: Any) -> None:
 REPORT_EPILOG = """\b
 Examples:
   python calc_metrics.py report run1/metric-fid50k_full.jsonl run2/metric-fid50k_full.jsonl
-  python calc_metrics.py report baseline.jsonl changed.jsonl
+  python calc_metrics.py report results/baseline results/changed
 """
 
 
 @main.command(cls=Command, epilog=REPORT_EPILOG)
-@click.argument("first", metavar="FILE")
-@click.argument("second", metavar="FILE")
+@click.argument("paths", metavar="PATH PATH...", nargs=-1, required=True)
 @click.pass_context
-def report(ctx: click.Context, first: str, second: str) -> None:
-    """Compare two result files (metric-*.jsonl), and say whether their numbers are comparable.
+def report(ctx: click.Context, paths: tuple[str, ...]) -> None:
+    """Compare results: of files (metric-*.jsonl), of folders that hold such files, or of all runs in a folder.
 
-    The exit code is 0 if all are, else 1.
+    The first one that has a metric is compared with each of the others: are the numbers comparable, and do their
+    intervals overlap? The exit code is 0 if all are comparable, else 1.
     """
     from metrics.report import compare_files, format_comparison
 
-    comparisons = compare_files(first, second)
+    comparisons = compare_files(*paths)
     for comparison in comparisons:
         click.echo(format_comparison(comparison))
     ctx.exit(0 if all(comparison.verdict == "comparable" for comparison in comparisons) else 1)

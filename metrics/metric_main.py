@@ -42,6 +42,8 @@ COUNT = r"(?P<count>\d+(?:\.\d+)?k|\d+)"   # a sample count in names: 500, 5k, 2
 # Examples of families without a fixed name.
 EXTRA_NAMES = ("rfid5k_full", "rkid5k_full", "fid_lite5k_full", "kid_lite5k_full", "swd5k_full", "ls200k")
 
+WITHOUT_FILES = ("rfid5k_full", "rkid5k_full", "swd5k_full", "ssn_distortion1k")
+
 _metrics: dict[str, MetricFn] = {}
 _families: list[tuple[re.Pattern, FamilyFn]] = []
 _detector_files: list[tuple[re.Pattern, str]] = []
@@ -108,11 +110,14 @@ def detector_of(metric: str) -> str | None:
 def fetch_detector(metric: str, verbose: bool = False) -> None:
     """Have the detector file of a metric on this machine, before anything expensive starts.
 
-    Raises OSError, which says where the file belongs, if it cannot be had.
+    Raises OSError, which says where the file belongs and which metrics do without, if it cannot be had.
     """
     url = detector_of(metric)
     if url is not None:
-        detectors.fetch(url, verbose=verbose)
+        try:
+            detectors.fetch(url, verbose=verbose)
+        except OSError as err:
+            raise OSError(f"{err}; {', '.join(WITHOUT_FILES)} need no such file") from err
 
 
 def is_valid_metric(metric: str) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import itertools
 import json
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 
 # Facts of a result line that two comparable results share, with the words for them.
 MUST_AGREE = {
@@ -92,6 +96,7 @@ class Comparison:
     differences: list[str]   # each forbids a comparison
     unknown: list[str]       # facts that at least one result does not state
     remarks: list[str]
+    names: tuple[str, str] | None = None   # where they come from, where that must be said
 
     @property
     def verdict(self) -> str:
@@ -99,7 +104,9 @@ class Comparison:
         return "not comparable" if self.differences else "unknown" if self.unknown else "comparable"
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
+def compare(
+    first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] | None = None
+) -> Comparison:
     """Compare two results; those without provenance, as another host writes them, can only be `unknown`."""
     differences, unknown, remarks = [], [], []
     if first["metric"] != second["metric"]:
@@ -122,7 +129,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
                 remarks.append(f"{words}: {_brief(a)} and {_brief(b)}")
         if facts[0].get("network") is not None and facts[0].get("network") == facts[1].get("network"):
             remarks.append("both are of the same network")
-    return Comparison(f"{first['metric']}", first["results"], second["results"], differences, unknown, remarks)
+    return Comparison(first["metric"], first["results"], second["results"], differences, unknown, remarks, names)
 
 
 def _brief(value: Any) -> str:
@@ -130,24 +137,74 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 70 else text[:12] + "..."
 
 
-def compare_files(first_path: str, second_path: str) -> list[Comparison]:
-    """Compare the last result of every metric in one file with that of the same metric in the other."""
-    first, second = ({result["metric"]: result for result in read_results(path)} for path in (first_path, second_path))
-    common = [metric for metric in first if metric in second]
-    if common:
-        return [compare(first[metric], second[metric]) for metric in common]
-    return [compare(list(first.values())[-1], list(second.values())[-1])]
+def find_sources(paths: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The last result of every metric, by metric, in each of the given files and folders.
+
+    A folder stands for the results in it, or for its sub-folders that have any, as a folder of runs does.
+    """
+    sources: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in paths:
+        folders = [path] if os.path.isdir(path) else []
+        if folders and not result_files(path):
+            folders = sorted(entry.path for entry in os.scandir(path) if entry.is_dir() and result_files(entry.path))
+            if not folders:
+                raise UserError(f"{path} has no metric-*.jsonl, nor has any folder in it")
+        for source in folders or [path]:
+            files = result_files(source) if folders else [source]
+            sources[source] = {result["metric"]: result for file in files for result in read_results(file)}
+    if len(sources) < 2:
+        raise UserError(f"a comparison needs at least two results, got {', '.join(sources)}")
+    return sources
+
+
+def result_files(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "metric-*.jsonl")))
+
+
+def compare_files(*paths: str) -> list[Comparison]:
+    """Compare results metric by metric: those of the first file or folder that has it with those of each other one.
+
+    Two files without a common metric are compared by their last results, which says why they are not comparable.
+    """
+    sources = find_sources(paths)
+    comparisons = []
+    for metric in dict.fromkeys(metric for results in sources.values() for metric in results):
+        first, *others = [name for name, results in sources.items() if metric in results]
+        for other in others:
+            names = (first, other) if len(sources) > 2 else None
+            comparisons.append(compare(sources[first][metric], sources[other][metric], names))
+    if not comparisons:
+        first, second, *_ = [list(results.values())[-1] for results in sources.values()]
+        comparisons = [compare(first, second)]
+    return comparisons
 
 
 def format_comparison(comparison: Comparison) -> str:
     """A few lines for a terminal."""
-    lines = [f"{comparison.metric}: {comparison.verdict}"]
-    for key, a in comparison.first.items():
-        if key in comparison.second:
-            b = comparison.second[key]
-            change = f"  ({(b / a - 1) * 100:+.1f} %)" if a not in (0, b) and abs(a) < float("inf") else ""
-            lines.append(f"  {key}: {format_value(a)} -> {format_value(b)}{change}")
+    names = "".join(f", {printable(name, None)}" for name in comparison.names or ())
+    lines = [f"{comparison.metric}{names}: {comparison.verdict}"]
+    for (key, a, interval_a), (other, b, interval_b) in itertools.product(
+        _rows(comparison.first), _rows(comparison.second)
+    ):
+        if key == other:
+            lines.append(f"  {key}: {f'{a} {interval_a}'.strip()} -> {f'{b} {interval_b}'.strip()}"
+                         f"{_change(comparison, key)}{_overlap(comparison, key)}")
     lines += [f"  differs: {text}" for text in comparison.differences]
     lines += [f"  not known: {text}" for text in comparison.unknown]
     lines += [f"  note: {text}" for text in comparison.remarks]
     return "\n".join(lines)
+
+
+def _change(comparison: Comparison, key: str) -> str:
+    a, b = comparison.first[key], comparison.second[key]
+    return f"  ({(b / a - 1) * 100:+.1f} %)" if a not in (0, b) and abs(a) < float("inf") else ""
+
+
+def _overlap(comparison: Comparison, key: str) -> str:
+    """Whether the 95 % intervals have a value in common; nothing where a result has none."""
+    bounds = [side.get(f"{key}_{bound}", float("nan"))
+              for side in (comparison.first, comparison.second) for bound in ("low", "high")]
+    if any(map(math.isnan, bounds)):
+        return ""
+    low_a, high_a, low_b, high_b = bounds
+    return "  intervals overlap" if low_a <= high_b and low_b <= high_a else "  intervals do not overlap"

@@ -76,3 +76,40 @@ def test_table_shows_intervals_beside_their_value():
     table = format_table([
         dict(results=dict(a=1.234567, a_low=1.0, a_high=1.5, swd_low=3.0)), dict(results=dict(longer_name=2))])
     assert table.splitlines() == ["a            1.2346  [1, 1.5]", "swd_low           3", "longer_name       2"]
+
+
+def with_interval(value, low, high, **changes):
+    return dict(result(**changes), results=dict(d=value, d_low=low, d_high=high))
+
+
+@pytest.mark.parametrize(("second", "words"), [
+    ((2, 1.4, 2.6), "d: 1 [0.5, 1.5] -> 2 [1.4, 2.6]  (+100.0 %)  intervals overlap"),
+    ((2, 1.6, 2.4), "d: 1 [0.5, 1.5] -> 2 [1.6, 2.4]  (+100.0 %)  intervals do not overlap"),
+    ((2, float("nan"), float("nan")), "d: 1 [0.5, 1.5] -> 2 [nan, nan]  (+100.0 %)"),
+])
+def test_a_comparison_says_whether_the_intervals_overlap(second, words):
+    lines = format_comparison(compare(with_interval(1, 0.5, 1.5), with_interval(*second))).splitlines()
+    assert words in [line.strip() for line in lines]
+
+
+def test_folders_of_results_and_folders_of_runs_can_be_compared(tmp_path):
+    for run, value in (("00000-a", 9), ("00001-b", 8), ("00002-c", 7)):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        write(tmp_path / "runs" / run / "metric-fid50k.jsonl", result(value, network=run))
+    (tmp_path / "runs" / "notes").mkdir()
+    file = write(tmp_path / "other.jsonl", result(1, network="o"), result(1, metric="kid"))
+    found = compare_files(str(tmp_path / "runs"), file)
+    assert [comparison.second["fid50k"] for comparison in found] == [8, 7, 1]
+    assert {comparison.names[0] for comparison in found} == {str(tmp_path / "runs" / "00000-a")}
+    text = format_comparison(found[2])
+    assert text.startswith(f"fid50k, {tmp_path / 'runs' / '00000-a'}, {file}: comparable")
+
+
+def test_one_result_alone_or_a_folder_without_any_cannot_be_compared(tmp_path):
+    file = write(tmp_path / "metric-a.jsonl", result())
+    (tmp_path / "empty").mkdir()
+    for paths in ([file], [str(tmp_path)], [file, file]):
+        with pytest.raises(ValueError, match="at least two results"):
+            compare_files(*paths)
+    with pytest.raises(ValueError, match="empty has no metric-"):
+        compare_files(file, str(tmp_path / "empty"))
