@@ -114,7 +114,7 @@ class PickleMachine:
         self._stack, self._marks, self._memo, self._refused = [], [], {}, {}
         try:
             with warnings.catch_warnings():
-                # About texts with a broken escape, which pickle reads, too; the reader of a file cannot help it.
+                # Texts with a broken escape: pickle reads them without a word, and a user could do nothing about them.
                 warnings.filterwarnings("ignore", "invalid .*escape", DeprecationWarning)
                 for opcode, argument, _ in pickletools.genops(cast(Any, self._reader)):
                     self.budget.spend_steps(1)

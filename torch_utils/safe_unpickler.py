@@ -78,19 +78,19 @@ class InertObject:
 
 
 def load_pickle(data: Any) -> Any:
-    """Value of the first pickle in the buffer `data`, by the allow-list. Raises `RefusedPickle` or `ValueError`."""
+    """Value of the first pickle in the buffer `data`, by the allow-list. Raises `RefusedPickle` or `UserError`."""
     return _SafeUnpickler(data).load()
 
 
 def load_checkpoint(data: Any) -> Any:
-    """Value of a `torch.save` file in the buffer `data`, in the zip or the older stream format. Errors as above."""
+    """Value of a `torch.save` file, zip archive or older stream, in the buffer `data`. Raises as `load_pickle`."""
     if bytes(data[:2]) == b"PK":
         return load_checkpoint_file(io.BytesIO(data))
     return _load_legacy_checkpoint(data, Budget(len(data)))
 
 
 def load_checkpoint_file(file: IO[bytes]) -> Any:
-    """Value of a zip archive that `torch.save` wrote, which need not fit into memory twice. Errors as above."""
+    """Value of a zip archive that `torch.save` wrote, read member by member. Raises as `load_pickle`."""
     if _count_entries(file) > MAX_ZIP_ENTRIES:
         raise UserError(f"the archive has more than {MAX_ZIP_ENTRIES} entries")
     budget = Budget(file.seek(0, io.SEEK_END))

@@ -110,7 +110,7 @@ _RULES: dict[str, _Rule] = {
 
 
 def check_arguments(cls: type, args: tuple, kwargs: Mapping[str, Any], what: str) -> None:
-    """Raise `ValueError` that starts with `what` and names the first argument of `cls` with a value that cannot be."""
+    """Raise `UserError` that starts with `what` and names the first argument of `cls` with a value that cannot be."""
     named = {**dict(zip(constructor_names(cls), args)), **kwargs}
     default = _ANY_NUMBER if cls.__name__ == "AugmentPipe" else None
     for name, value in _leaves(named):

@@ -19,7 +19,7 @@ MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: about 30,000 tensors
 
 
 def import_safetensors() -> Any:
-    """The module `safetensors.torch`. Raises `ValueError` that names the extra where it is not installed."""
+    """The module `safetensors.torch`. Raises `UserError` that names the extra where it is not installed."""
     try:
         import safetensors.torch
     except ImportError:
@@ -35,7 +35,7 @@ def looks_like_safetensors(data: bytes) -> bool:
 
 
 def read_safetensors(data: bytes) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Tensors of the file content `data`, and the config from its header. Raises `ValueError` for a damaged file."""
+    """Tensors of the file content `data`, and the config from its header. Raises `UserError` for a damaged file."""
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES or 8 + length > len(data):
         raise UserError(f"safetensors header of {length} bytes is truncated or larger than {MAX_HEADER_BYTES}")
@@ -61,7 +61,7 @@ def save_safetensors(file: IO[bytes], tensors: Mapping[str, torch.Tensor], confi
 def to_config(networks: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors named `<key>.<name>`, and the config that rebuilds the modules around them.
 
-    networks: as `legacy.load_network_pkl` returns them.  Raises `ValueError` for modules that only code can describe.
+    networks: as `legacy.load_network_pkl` returns them.  Raises `UserError` for modules that only code can describe.
     """
     tensors, entries = {}, {}
     for key in NETWORK_KEYS:
@@ -80,7 +80,7 @@ def to_config(networks: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dic
 
 
 def from_config(tensors: Mapping[str, torch.Tensor], config: Any) -> dict[str, Any]:
-    """The inverse of `to_config`: modules in eval mode without gradients. Raises `ValueError` for another config."""
+    """The inverse of `to_config`: modules in eval mode without gradients. Raises `UserError` for another config."""
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != VERSION:
         raise UserError(f"not the config of a {FORMAT} file of version {VERSION}")
     config = plain_data(config, "the config of the networks")
@@ -110,7 +110,7 @@ def _build_entry(key: str, entry: Any, tensors: Mapping[str, torch.Tensor]) -> t
 
 
 def read_config(text: Any) -> Any:
-    """The JSON value of `text` (str or bytes). Raises `ValueError` if it is none."""
+    """The JSON value of `text` (str or bytes). Raises `UserError` if it is none."""
     try:
         return json.loads(text)
     except (RecursionError, ValueError) as error:

@@ -29,7 +29,7 @@ def save_networks(networks: Mapping[str, Any], path: str | os.PathLike) -> list[
     """Write `networks` in the format of the suffix of `path`; the file appears whole or not at all.
 
     networks: as `legacy.load_network_pkl` returns them.  Beside `.safetensors` a `config.json` appears.
-    Returns what the format does not keep, one sentence each.  Raises `ValueError` for what it cannot express at all.
+    Returns what the format does not keep, one sentence each.  Raises `UserError` for what it cannot express at all.
     """
     writers = {".pkl": _save_pickle, ".safetensors": _save_safetensors, ".pt": _save_rosinality}
     check_path(path)
@@ -37,7 +37,7 @@ def save_networks(networks: Mapping[str, Any], path: str | os.PathLike) -> list[
 
 
 def check_path(path: str | os.PathLike) -> None:
-    """Raise `ValueError` unless `path` ends like a format that can be written, and lies in an existing folder."""
+    """Raise `UserError` unless `path` ends like a format that can be written, and lies in an existing folder."""
     if Path(path).suffix not in SUFFIXES:
         raise UserError(f"network file to write must end in {', '.join(SUFFIXES)}, got {path}")
     if not Path(path).parent.is_dir():

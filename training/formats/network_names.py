@@ -60,7 +60,7 @@ def short_names() -> list[str]:
 
 
 def resolve_short_name(name: str) -> str | None:
-    """URL or path that the short name stands for, or None if it is none. Raises `ValueError` for an unknown demo."""
+    """URL or path that the short name stands for, or None if it is none. Raises `UserError` for an unknown demo."""
     if name in PRETRAINED:
         return PRETRAINED[name].url
     if not name.startswith(DEMO_PREFIX):
@@ -73,7 +73,7 @@ def resolve_short_name(name: str) -> str | None:
 
 
 def resolve_network(name: str) -> str:
-    """Path or URL for `name`, which may be a short name. Raises `ValueError` if there is no such file."""
+    """Path or URL for `name`, which may be a short name. Raises `UserError` if there is no such file."""
     short = resolve_short_name(name)
     if short is not None:
         return short

@@ -50,7 +50,7 @@ _DECISIVE_ATTRIBUTES = ("activation", "architecture", "conv_clamp", "use_fp16", 
 def rebuild(record: PersistentObject, what: str) -> torch.nn.Module:
     """Module for `record`, with its tensors and modes; `what` names it in errors.
 
-    Raises `RefusedPickle` for a class that is not known here, `ValueError` listing whatever else does not fit.
+    Raises `RefusedPickle` for a class that is not known here, `UserError` listing whatever else does not fit.
     """
     cls = find_class(record.class_name)
     captured = _CapturedModule(record.state, what)
@@ -109,7 +109,7 @@ def find_class(name: str) -> type[torch.nn.Module]:
 
 
 def plain_data(value: Any, what: str, max_integer: int = MAX_PLAIN_INTEGER) -> Any:
-    """A copy of `value` in plain containers; `ValueError` unless it is numbers, strings and containers of them."""
+    """A copy of `value` in plain containers; `UserError` unless it is numbers, strings and containers of them."""
     return _PlainCopier(what, max_integer).copy(value, depth=0)
 
 

@@ -31,7 +31,7 @@ def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> d
     """Read networks from the binary stream `f` -> dict of `training_set_kwargs`, `G`, `D`, `G_ema`, `augment_pipe`.
 
     Nothing in the file is executed: networks are rebuilt with the classes of this code base.  Modules keep their modes
-    and lie on the CPU.  `D` is None where the file has none; `G` is then `G_ema` if it is missing, too.
+    and lie on the CPU.  `D` is None where the file has none; a missing `G` is a copy of `G_ema`.
     force_fp16: rebuild the networks so that they compute their four highest resolutions in half precision.
     trust: unpickle in the ordinary way, which executes whatever the file says. For files of known origin only.
     Raises `UserError` that names the file and what is wrong with it; `RefusedPickle` lists the names it asked for.
@@ -97,7 +97,7 @@ def _read_safetensors(data: bytes, path: str | None) -> dict[str, Any]:
 
 
 def _complete(content: dict[Any, Any]) -> dict[str, Any]:
-    """`content` with all keys of a snapshot, in their order. Raises `ValueError` unless they hold what they should."""
+    """`content` with all keys of a snapshot, in their order. Raises `UserError` unless they hold what they should."""
     networks = dict(training_set_kwargs=content.get("training_set_kwargs"))
     networks.update({key: content.get(key) for key in network_config.NETWORK_KEYS})
     if networks["G"] is None and isinstance(networks["G_ema"], torch.nn.Module):

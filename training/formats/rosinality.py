@@ -53,7 +53,7 @@ def read_networks(checkpoint: Mapping[str, Any]) -> dict[str, torch.nn.Module | 
 
 
 def write_checkpoint(networks: Mapping[str, Any]) -> dict[str, Any]:
-    """Checkpoint for the modules `G`, `D`, `G_ema`. Raises `ValueError` listing what the format cannot express."""
+    """Checkpoint for the modules `G`, `D`, `G_ema`. Raises `UserError` listing what the format cannot express."""
     obstacles = _generator_obstacles(networks["G_ema"])
     if networks.get("D") is not None:
         obstacles += _discriminator_obstacles(networks["D"])

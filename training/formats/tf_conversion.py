@@ -30,7 +30,7 @@ _MAX_VARIABLES = 4096   # of one network
 
 
 def convert_tf_generator(tf_G: Any) -> torch.nn.Module:
-    """Generator in eval mode without gradients. Raises `ValueError` for what StyleGAN2 does not have."""
+    """Generator in eval mode without gradients. Raises `UserError` for what StyleGAN2 does not have."""
     kwargs, variables = _generator_kwargs(tf_G), _collect_variables(tf_G)
     if _rename_progressive(variables, "synthesis/ToRGB_lod", kwargs["img_resolution"], "synthesis/{0}x{0}/ToRGB"):
         kwargs["synthesis_kwargs"]["architecture"] = "orig"
@@ -38,7 +38,7 @@ def convert_tf_generator(tf_G: Any) -> torch.nn.Module:
 
 
 def convert_tf_discriminator(tf_D: Any) -> torch.nn.Module:
-    """Discriminator in eval mode without gradients. Raises `ValueError` as above."""
+    """Discriminator in eval mode without gradients. Raises `UserError` for what StyleGAN2 does not have."""
     kwargs, variables = _discriminator_kwargs(tf_D), _collect_variables(tf_D)
     if _rename_progressive(variables, "FromRGB_lod", kwargs["img_resolution"], "{0}x{0}/FromRGB"):
         kwargs["architecture"] = "orig"
