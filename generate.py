@@ -71,8 +71,8 @@ Examples:
 class Options:
     """The options of this command, as their help explains them."""
 
-    network: str | None
-    outdir: str | None
+    network: str  # empty, like outdir, where the recipe shall say it
+    outdir: str
     seeds: str | None
     trunc: float
     class_idx: int | None
@@ -117,7 +117,6 @@ class Options:
         from torch_utils.devices import choose_device
         from training.images.generation import load_generator
 
-        assert self.network is not None  # by check_options
         return load_generator(self.network, choose_device(self.device), self.trust_pickle)
 
 
@@ -190,7 +189,7 @@ def main(ctx: click.Context, **options: Any) -> None:
     seed0003-2.
     """
     check_options(ctx)
-    o = Options(**options)
+    o = Options(**options | {name: options[name] or "" for name in ("network", "outdir")})
     if o.projected_w is not None:
         lines = render_projected(o)
     elif o.interpolate is not None:
@@ -219,7 +218,6 @@ def render_seeds(o: Options) -> Iterator[str]:
     class_idx = usable_class(G, o.class_idx)
     finish = functools.partial(scale_up, factor=o.scale, smooth=o.is_smooth)
     text_of = recipe_texts(G, o, class_idx)
-    assert o.outdir is not None
     yield from generation.save_seeds(G, seeds, class_idx, o.trunc, o.noise_mode, o.outdir, finish, text_of)
 
 
@@ -230,7 +228,7 @@ def recipe_texts(G: torch.nn.Module, o: Options, class_idx: int | None) -> Calla
     from ssn_plugin.edits.recipe_files import png_text
     from ssn_plugin.edits.resample import start_recipes
 
-    name = os.path.basename(o.network or "")
+    name = os.path.basename(o.network)
     first, = start_recipes(G, name, [0], class_idx, o.trunc, o.noise_mode)
     return lambda seed: png_text(dataclasses.replace(first, seed=seed, network_path=o.network))
 
@@ -291,11 +289,10 @@ def redraw(o: Options) -> Iterator[str]:
     request = edit_options.EditRequest(
         o.resample_block, edit_options.join_masks(masks), o.resample_layers, o.resample_noise, o.variants,
         o.variant_seed, o.transplant_from, o.feather, o.keep_exact)
-    photo = None if o.paste_into is None else projection_files.open_target(o.paste_into)
+    photo = None if o.paste_into is None else projection_files.open_photograph(o.paste_into)
     if photo is not None:
         edit_command.check_photograph(recipes[0], photo, o.recipe_file or "")
 
-    assert o.network is not None and o.outdir is not None  # by check_options
     network = OpenNetwork.load(o.network, o.device, o.trust_pickle)
     if recipes:
         network = network.tuned_for(recipes[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,11 @@ from training.images.image_commands import choose_film_format, class_option, dev
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL import Image
 
-    from training.images.projection import Distance, Projection
+    from training.images.distances import Distance
+    from training.images.projection import Projection
+    from training.images.projection_files import Box
     from training.images.video import FilmFormat
 
 EPILOG = """\b
@@ -28,6 +32,9 @@ Examples:
 @click.command(cls=Command, epilog=EPILOG)
 @network_option()
 @click.option("--target", required=True, metavar="FILE", help="Picture to project; its middle is cropped and resized")
+@click.option("--crop", metavar="L,T,R,B", help="Look at this part of the picture: left, top, right, bottom in pixels")
+@click.option("--center", metavar="X,Y[,WIDTH]",
+              help="Look at the part around this point: of that width, or as wide as possible")
 @click.option("--num-steps", type=click.IntRange(1, 10**5), default=1000, show_default=True, metavar="INT",
               help="Steps of the search")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=303, show_default=True, metavar="INT",
@@ -35,20 +42,29 @@ Examples:
 @click.option("--save-video", type=bool, default=True, show_default=True, metavar="BOOL",
               help="Save a film of the search: MP4, or animated WebP where there is no ffmpeg")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write the files")
-@click.option("--loss", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True,
-              help="Compare images as VGG16 sees them, or pixel by pixel, which needs no detector file")
+@click.option("--loss", type=click.Choice(["auto", "lpips", "edges", "mse"]), default="auto", show_default=True,
+              help="Compare images as VGG16 sees them, by pixels and edges, or by pixels; only the first needs a "
+                   "detector file. auto: lpips, or edges where there is no such file")
 @click.option("--detectors", metavar="DIR", help="Folder with the detector file, for machines without a network")
 @click.option("--candidates", type=click.IntRange(0, 10**6), default=256, show_default=True, metavar="INT",
               help="Start from the best of so many samples, chosen for every block of a grid; 0: from the mean style")
 @click.option("--w-plus", is_flag=True, help="Fit one style per layer: closer to the target, harder to edit")
 @click.option("--fit-noise", type=bool, default=False, show_default=True, metavar="BOOL",
               help="Fit the noise maps, too; projected_w.npz then holds them, but other programs ignore them there")
+@click.option("--stay", type=click.FloatRange(min=0), default=0, show_default=True, metavar="WEIGHT",
+              help="Keep the styles near those that the network makes itself, which redraws need; try 0.001")
+@click.option("--tune", is_flag=True,
+              help="Tune the network to the picture, around what was found (Roich et al. 2021), for redraws of it")
+@click.option("--tune-steps", type=click.IntRange(1, 10**5), default=300, show_default=True, metavar="INT",
+              help="Steps of the tuning")
 @class_option()
 @device_option()
 @trust_option()
 def main(
     network: str,
     target: str,
+    crop: str | None,
+    center: str | None,
     num_steps: int,
     seed: int,
     save_video: bool,
@@ -58,6 +74,9 @@ def main(
     candidates: int,
     w_plus: bool,
     fit_noise: bool,
+    stay: float,
+    tune: bool,
+    tune_steps: int,
     class_idx: int | None,
     device: str | None,
     trust_pickle: bool,
@@ -65,8 +84,12 @@ def main(
     """Find the latents with which a network makes an image.
 
     Writes target.png (what was aimed at), proj.png (what was reached), projected_w.npz (for generate.py --projected-w)
-    and proj.mp4 (how it got there). Works for StyleGAN2 and for the block grids of --cfg=ssn.
+    and proj.mp4 (how it got there). Works for StyleGAN2 and for the block grids of --cfg=ssn. These also get a
+    proj-recipe.json: generate.py --recipe=proj-recipe.json --resample-block=1,2 redraws a part of the picture, and
+    --paste-into=photo.png gives the change back to the picture at its full size.
     """
+    if crop is not None and center is not None:
+        raise click.UsageError("--crop cannot be combined with --center")
     # These import torch, which --help and wrong usage need not wait for.
     from torch_utils.devices import choose_device
     from training.formats.network_names import resolve_network
@@ -75,39 +98,120 @@ def main(
     # What can be refused without the network is refused before it is loaded, the rest before the search.
     resolve_network(network)
     picture = projection_files.open_target(target)
-    options = projection.ProjectionOptions(num_steps, candidates, w_plus, fit_noise, seed)
+    options = projection.ProjectionOptions(num_steps, candidates, w_plus, fit_noise, seed, stay)
     torch_device = choose_device(device)
-    vgg16 = load_detector(detectors, torch_device) if loss == "lpips" else None
+    vgg16 = load_detector(detectors, torch_device, loss) if loss in ("auto", "lpips") else None
     film_format = choose_film_format() if save_video else None
     G = generation.load_generator(network, torch_device, trust_pickle)
-    label = generation.class_to_label(usable_class(G, class_idx), G.c_dim).to(torch_device)
-    pixels = projection_files.fit_to_network(picture, G)
+    if tune and not can_be_edited(G):
+        raise click.UsageError("--tune is for networks whose images can be redrawn: train.py --cfg=ssn makes them")
+    class_idx = usable_class(G, class_idx)
+    label = generation.class_to_label(class_idx, G.c_dim).to(torch_device)
+    _channels, height, width = generation.image_shape(G)
+    box = projection_files.choose_box(picture.size, (width, height), crop, center)
+    pixels = projection_files.fit_to_network(picture, G, box)
     os.makedirs(outdir, exist_ok=True)
     click.echo(generation.save_png(pixels, os.path.join(outdir, "target.png")))
 
     img = projection_files.to_tensor(pixels, torch_device)
-    distance: Distance = projection.PixelDistance(img) if vgg16 is None else projection.PerceptualDistance(img, vgg16)
+    distance = choose_distance(img, vgg16, loss)
     with progress_bar("Searching", num_steps, "steps") as bar:
         found = projection.fit(G, img, distance, options, label, on_step=lambda value: bar.step(f"{value:.4g}"))
-    for path in projection_files.save_image_and_latents(G, found, outdir):
+    warn_of_far_styles(G, found, label)
+    deltas = None
+    if tune:
+        from training.images import tuning
+
+        with progress_bar("Tuning", tune_steps, "steps") as bar:
+            deltas = tuning.tune(
+                G, img, distance, found.ws[-1:].to(torch_device), found.noise, label,
+                tuning.TuningOptions(tune_steps, seed=seed), on_step=lambda value: bar.step(f"{value:.4g}"))
+    made_by = G if deltas is None else tuning.add_deltas(G, deltas)
+    for path in projection_files.save_image_and_latents(made_by, found, outdir):
         click.echo(path)
     click.echo(f"{distance.name}: {found.start_distance:.4g} at the start ({found.start}), {found.distance:.4g} now")
+    if deltas is not None:
+        reached = projection.distance_of(made_by, found, distance)
+        click.echo(f"{distance.name}: {reached:.4g} after tuning")
     if film_format is not None:
-        save_film(G, found, pixels, outdir, film_format)
-    command = [*words_to_call("generate"), f"--network={network}", f"--projected-w={outdir}/projected_w.npz"]
-    click.echo(f"To make the image again: {shlex.join([*command, f'--outdir={outdir}'])}")
+        save_film(made_by, found, pixels, outdir, film_format)
+    if can_be_edited(G):
+        path = save_recipe(G, network, found, deltas, class_idx, seed, target, picture, box, outdir)
+        click.echo(path)
+        command = [*words_to_call("generate"), f"--recipe={path}", "--resample-block=0,0"]
+        click.echo(f"To redraw a part of it: {shlex.join(command)}")
+    if not tune:   # the file of latents knows nothing of a tuned network
+        command = [*words_to_call("generate"), f"--network={network}", f"--projected-w={outdir}/projected_w.npz"]
+        click.echo(f"To make the image again: {shlex.join([*command, f'--outdir={outdir}'])}")
 
 
-def load_detector(folder: str | None, device: torch.device) -> torch.nn.Module:
-    """VGG16. Where it cannot be had, the error also names the loss that does without."""
+def can_be_edited(G: torch.nn.Module) -> bool:
+    """Has the network a grid of blocks, and is the plugin there that redraws them?"""
+    return hasattr(G, "block_grid") and importlib.util.find_spec("ssn_plugin") is not None
+
+
+def choose_distance(img: torch.Tensor, vgg16: torch.nn.Module | None, loss: str) -> Distance:
+    """What images are compared by with the target `[1, C, H, W]`."""
+    from training.images import distances
+
+    if vgg16 is not None:
+        return distances.PerceptualDistance(img, vgg16)
+    return distances.PixelDistance(img) if loss == "mse" else distances.EdgeDistance(img)
+
+
+def warn_of_far_styles(G: torch.nn.Module, found: Projection, label: torch.Tensor) -> None:
+    """Say so where the network would hardly ever make such styles: what is redrawn in them may not fit."""
+    from training.images.style_prior import style_prior
+
+    prior = style_prior(G, label)
+    deviations = float(prior.deviations(found.ws[-1:].to(label.device)).square().mean().sqrt())
+    if deviations > prior.usual:
+        click.echo(f"Warning: the styles lie {deviations:.2g} standard deviations from the mean, 99 % of the network's "
+                   f"own within {prior.usual:.2g}; redraws may look unnatural, --stay=0.001 keeps them nearer",
+                   err=True)
+
+
+def save_recipe(
+    G: torch.nn.Module,
+    network: str,
+    found: Projection,
+    deltas: dict[str, torch.Tensor] | None,
+    class_idx: int | None,
+    seed: int,
+    target: str,
+    picture: Image.Image,
+    box: Box,
+    outdir: str,
+) -> str:
+    """Write `proj-recipe.json`, from which `generate.py` goes on; returns the path."""
+    from ssn_plugin.edits.recipe import Picture
+    from ssn_plugin.edits.recipe_files import found_recipe, write_recipe
+
+    ws = found.ws[-1:]
+    w = ws if (ws != ws[:, :1]).any() else ws[:, :1]   # one style for all layers is stored once
+    noise = {name: value.cpu().numpy() for name, value in found.noise.items()}
+    changes = None if deltas is None else {name: value.numpy() for name, value in deltas.items()}
+    recipe = found_recipe(G, network, seed, class_idx, {"w": w.numpy(), **noise}, changes,
+                          Picture(os.path.basename(target), *picture.size, box))
+    path = os.path.join(outdir, "proj-recipe.json")
+    write_recipe(recipe, path)
+    return path
+
+
+def load_detector(folder: str | None, device: torch.device, loss: str) -> torch.nn.Module | None:
+    """VGG16. Where it cannot be had, `auto` does without, and otherwise the error names the losses that do."""
     from metrics.detectors import set_detector_dir
-    from training.images.projection import load_vgg16
+    from training.images.distances import load_vgg16
 
     set_detector_dir(folder)
     try:
         return load_vgg16(device)
     except OSError as err:
-        raise OSError(f"{err}, or compare pixels with --loss=mse") from err
+        if loss == "lpips":
+            raise OSError(f"{err}, or compare pixels with --loss=edges or --loss=mse") from err
+        click.echo("Note: there is no detector file for LPIPS, so pixels and edges are compared, --loss=edges",
+                   err=True)
+        return None
 
 
 def save_film(

@@ -94,6 +94,10 @@ RUNS = {
     "projector": [
         "--network=labelled.pkl --class=1 --target=photo.png --num-steps=1 --seed=1 --save-video=0 --outdir=proj "
         "--loss=mse --candidates=2 --w-plus --fit-noise=0 --device=cpu --trust-pickle",
+        "--network=ssn.pkl --target=photo.png --crop=0,0,20,20 --num-steps=1 --save-video=0 --loss=edges "
+        "--candidates=0 --stay=0.001 --tune --tune-steps=1 --outdir=tuned",
+        "--network=ssn.pkl --target=photo.png --center=20,20,8 --num-steps=1 --save-video=0 --loss=edges "
+        "--candidates=0 --outdir=center",
     ],
     "style_mixing": [
         "--network=labelled.pkl --class=1 --rows=1 --cols=2 --styles=0 --trunc=0.5 --noise-mode=none --outdir=mix "

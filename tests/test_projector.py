@@ -19,7 +19,8 @@ import projector
 from metrics import sampling
 from ssn_plugin.networks import SSNGenerator
 from training.images import generation, projection, projection_files
-from training.images.projection import PerceptualDistance, PixelDistance, ProjectionOptions, fit
+from training.images.distances import PerceptualDistance, PixelDistance
+from training.images.projection import ProjectionOptions, fit
 from training.networks import Generator
 
 QUICK = dict(num_steps=60, num_candidates=64, w_avg_samples=1000)
@@ -252,7 +253,7 @@ def test_generate_makes_the_projected_image_again(folder, tmp_path, extra):
     output = run_ok(*network, "--target", folder / "photo.png", "--loss=mse", "--num-steps=8", "--candidates=4",
                     "--save-video=false", *extra, "--outdir", tmp_path / "out dir")
     names = {path.name for path in (tmp_path / "out dir").iterdir()}
-    assert names == {"target.png", "proj.png", "projected_w.npz"}
+    assert names == {"target.png", "proj.png", "projected_w.npz", "proj-recipe.json"}
     command = shlex.split(output.splitlines()[-1].split(": ", 1)[1])
     assert command[:2] == ["python", "generate.py"]
     result = click.testing.CliRunner().invoke(generate.main, command[2:])
@@ -261,6 +262,29 @@ def test_generate_makes_the_projected_image_again(folder, tmp_path, extra):
     assert (out / "proj00.png").read_bytes() == (out / "proj.png").read_bytes()
     saved = np.load(out / "projected_w.npz")
     assert saved["w"].shape == (1, 4, 16) and (len(saved.files) > 1) == ("--fit-noise=true" in extra)
+
+
+def test_a_tuned_picture_can_be_redrawn_and_given_back(folder, tmp_path):
+    """From a photograph to the photograph with an edit, in three commands that name no network but in the first."""
+    rgb = np.random.RandomState(0).randint(0, 256, [30, 40, 3], dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "me.png")
+    output = run_ok("--network", folder / "ssn.pkl", "--target", tmp_path / "me.png", "--num-steps=4", "--candidates=4",
+                    "--save-video=false", "--tune", "--tune-steps=5", "--w-plus", "--center=12,15,20",
+                    "--outdir", tmp_path)
+    assert "so pixels and edges are compared" in output and "after tuning" in output
+    recipe = f"--recipe={tmp_path}/proj-recipe.json"
+
+    def run_generate(*options):
+        result = click.testing.CliRunner().invoke(generate.main, [str(option) for option in options])
+        assert result.exit_code == 0, result.output
+
+    run_generate(recipe, f"--outdir={tmp_path}/again")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / "proj.png")),
+                          np.asarray(Image.open(tmp_path / "proj.png")))
+    run_generate(recipe, "--resample-block=0,1", "--variants=1", f"--paste-into={tmp_path}/me.png")
+    pasted = np.asarray(Image.open(tmp_path / "proj-v01-photo.png"))
+    assert pasted.shape == rgb.shape and (pasted != rgb)[5:15, 12:22].any()
+    assert np.array_equal(pasted[20:], rgb[20:]) and np.array_equal(pasted[:, 26:], rgb[:, 26:])
 
 
 def test_the_same_seed_gives_the_same_files(folder, tmp_path):
@@ -343,10 +367,14 @@ REFUSALS = [
     (["--network=plain.pkl", "--target=junk"], "target junk: not an image that Pillow knows"),
     (["--network=plain.pkl", "--target=cut.png"], "target cut.png: "),
     (["--network=plain.pkl", "--target=float.tiff"], "target float.tiff has Pillow's mode F; images must have 8 or 16"),
-    (["--network=plain.pkl", "--target=photo.png"],
+    (["--network=plain.pkl", "--target=photo.png", "--loss=lpips"],
      "cannot download the detector https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt "
      "(no network); put vgg16.pt into a folder and name that with --detectors or $DNNLIB_DETECTORS, or compare pixels "
-     "with --loss=mse"),
+     "with --loss=edges or --loss=mse"),
+    (["--network=plain.pkl", "--target=photo.png", "--crop=0,0,9,9", "--loss=mse"], "crop 0,0,9,9 is no part of the"),
+    (["--network=plain.pkl", "--target=photo.png", "--crop=0,0,9,9", "--center=1,1"],
+     "--crop cannot be combined with --center"),
+    (["--network=plain.pkl", "--target=photo.png", "--tune"], "--tune is for networks whose images can be redrawn"),
     (["--network=plain.pkl", "--target=photo.png", "--detectors=missing"], "detector folder does not exist: missing"),
     (["--network=plain.pkl", "--target=photo.png", "--num-steps=0"], "--num-steps"),
     (["--network=plain.pkl", "--target=photo.png", "--candidates=-1"], "--candidates"),

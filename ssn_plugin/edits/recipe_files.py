@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ssn_plugin.edits.arrays import MAX_BYTES, Arrays
-from ssn_plugin.edits.recipe import Edit, Picture, Recipe
+from ssn_plugin.edits.recipe import Edit, Picture, Recipe, hash_network
 from ssn_plugin.files import open_atomic, save_png
 
 FORMAT_1 = "ssn-recipe 1"      # from a seed alone; edits are numbered instead of having keys
@@ -120,6 +121,21 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
         return parse_recipe(text, os.path.dirname(path) or ".")
     except (ValueError, OverflowError) as err:
         raise ValueError(f"recipe {path}: {err}") from err
+
+
+def found_recipe(
+    G: torch.nn.Module,
+    network: str,                          # file or short name
+    seed: int,                             # that later draws follow from
+    label: int | None,
+    found: dict[str, np.ndarray],          # styles w [1, 1 or L, w_dim], and fitted noise maps by name
+    tuned: dict[str, np.ndarray] | None,   # what to add to parameters of G
+    picture: Picture,
+) -> Recipe:
+    """The recipe of an image that a search found for a picture."""
+    return Recipe(
+        os.path.basename(network), hash_network(G), seed, label, found=Arrays.of(found),
+        tuned=None if tuned is None else Arrays.of(tuned), picture=picture, network_path=network)
 
 
 def open_recipe(

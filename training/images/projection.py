@@ -14,27 +14,18 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dnnlib.util import UserError
-from metrics import detectors
 from metrics.sampling import noise_maps
+from training.images.distances import Distance, PerceptualDistance, load_vgg16
 from training.images.generation import synthesize
+from training.images.style_prior import StylePrior, style_prior
 
-MAX_PERCEPTUAL_SIDE = 256   # VGG16 saw objects of about this size; larger images are reduced to it
 STATISTICS_SEED = 123       # of the samples that give the mean style
-
-
-class Distance(Protocol):
-    """How far images are from the target: `[N, C, H, W]` in -1..1 -> `[N]`."""
-
-    name: str
-
-    def __call__(self, img: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +41,7 @@ class ProjectionOptions:
     w_plus: bool = False                     # fit one style per layer instead of one for all?
     fit_noise: bool = False                  # fit the noise maps, too?
     seed: int = 303                          # of candidates and of the noise on the style
+    stay: float = 0.0                        # weight of the squared deviations from the network's own styles
     w_avg_samples: int = 10_000              # block styles that the mean style is taken over
     initial_learning_rate: float = 0.1
     initial_noise_factor: float = 0.05       # noise on the style, in deviations of the style
@@ -59,8 +51,8 @@ class ProjectionOptions:
     regularize_noise_weight: float = 1e5
 
     def __post_init__(self) -> None:
-        for name, least in dict(num_steps=1, num_candidates=0, seed=0, w_avg_samples=1).items():
-            if getattr(self, name) < least:
+        for name, least in dict(num_steps=1, num_candidates=0, seed=0, stay=0, w_avg_samples=1).items():
+            if not getattr(self, name) >= least:
                 raise UserError(f"{name} must be >= {least}, got {getattr(self, name)}")
         for name in ("lr_rampdown_length", "lr_rampup_length", "noise_ramp_length"):
             if not getattr(self, name) > 0:
@@ -85,50 +77,6 @@ class Projection:
     start: str                      # what the search started from, in words
     start_distance: float
     distance: float                 # of the last styles, without noise on them
-
-
-class PixelDistance:
-    """Mean squared difference of the pixels."""
-
-    name = "mean squared error"
-
-    def __init__(self, target: torch.Tensor):   # [1, C, H, W] in -1..1
-        self.target = target
-
-    def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        return (img - self.target).square().mean(dim=[1, 2, 3])
-
-
-class PerceptualDistance:
-    """LPIPS (Zhang et al. 2018): squared distance of VGG16 features. Transparency counts by its mean squared error."""
-
-    name = "LPIPS"
-
-    def __init__(self, target: torch.Tensor, vgg16: torch.nn.Module):   # [1, C, H, W] in -1..1
-        self.vgg16 = vgg16
-        self.alpha = target[:, 3:]
-        with torch.no_grad():
-            self.features = self._features(target)
-
-    def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        distance = (self._features(img) - self.features).square().sum(dim=1)
-        return distance + (img[:, 3:] - self.alpha).square().sum(dim=1).mean(dim=[1, 2])
-
-    def _features(self, img: torch.Tensor) -> torch.Tensor:
-        img = (img[:, :3] + 1) * 127.5
-        img = img.expand(-1, 3, -1, -1)   # of gray images
-        scale = MAX_PERCEPTUAL_SIDE / max(img.shape[2:])
-        if scale < 1:
-            img = F.interpolate(img, size=[round(side * scale) for side in img.shape[2:]], mode="area")
-        return self.vgg16(img, resize_images=False, return_lpips=True)
-
-
-def load_vgg16(device: torch.device, verbose: bool = False) -> torch.nn.Module:
-    """The detector of `PerceptualDistance`, see `metrics.detectors`."""
-    vgg16 = detectors.load(detectors.VGG16_URL, device=device, verbose=verbose)
-    for parameter in vgg16.parameters():   # TorchScript has no requires_grad_ for the whole
-        parameter.requires_grad_(False)
-    return vgg16
 
 
 @torch.no_grad()
@@ -235,6 +183,7 @@ def fit(
     options: ProjectionOptions,
     label: torch.Tensor | None = None,               # [1, c_dim]; needed by a conditional network
     on_step: Callable[[float], None] | None = None,  # called after every step with the distance
+    on_image: Callable[[torch.Tensor], None] | None = None,  # called in every step with the image [1, C, H, W]
 ) -> Projection:
     """Search for the styles and noise maps of G that come closest to the target. G is left as it was."""
     if label is None:
@@ -248,8 +197,11 @@ def fit(
     fitted = noise_maps(G.synthesis) if options.fit_noise else {}
     noise = {name: value.clone().requires_grad_() for name, value in fitted.items()}
     history = torch.empty([options.num_steps, *w.shape[1:]])
-    for step, found in enumerate(_descend(G, distance, options, w, deviation, noise, random)):
+    prior = style_prior(G, label) if options.stay else None
+    for step, (found, img) in enumerate(_descend(G, distance, options, w, deviation, noise, random, prior)):
         history[step] = w.detach()[0]
+        if on_image is not None:
+            on_image(img)
         if on_step is not None:
             on_step(found)
     ws = history.expand(-1, G.num_ws, -1)
@@ -269,14 +221,18 @@ def _descend(
     deviation: torch.Tensor,         # [1, 1, w_dim]
     noise: dict[str, torch.Tensor],  # changed in place
     random: torch.Generator,
-) -> Iterator[float]:
-    """Gradient descent on style and noise maps; yields the distance after every step."""
+    prior: StylePrior | None,
+) -> Iterator[tuple[float, torch.Tensor]]:
+    """Gradient descent on style and noise maps; yields the distance and the image of every step."""
     optimizer = torch.optim.Adam([w, *noise.values()], betas=(0.9, 0.999))
     for step in range(options.num_steps):
         t = step / options.num_steps
         optimizer.param_groups[0]["lr"] = options.learning_rate(t)
         wobble = torch.randn(w.shape, generator=random).to(w) * deviation * options.style_noise(t)
-        loss = found = distance(synthesize(G, (w + wobble).expand(-1, G.num_ws, -1), noise)).sum()
+        img = synthesize(G, (w + wobble).expand(-1, G.num_ws, -1), noise)
+        loss = found = distance(img).sum()
+        if prior is not None:
+            loss = loss + options.stay * prior.deviations(w).square().mean()
         for value in noise.values():
             loss = loss + options.regularize_noise_weight * noise_autocorrelation(value)
         optimizer.zero_grad(set_to_none=True)
@@ -284,7 +240,14 @@ def _descend(
         optimizer.step()
         for value in noise.values():
             normalize_noise(value)
-        yield found.item()
+        yield found.item(), img.detach()
+
+
+@torch.no_grad()
+def distance_of(G: torch.nn.Module, found: Projection, distance: Distance) -> float:
+    """Of the image that a network, such as a tuned one, makes of what was found."""
+    device = next(G.parameters()).device
+    return float(distance(synthesize(G, found.ws[-1:].to(device), found.noise)))
 
 
 def project(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import dnnlib
 from dnnlib.util import UserError
-from training.data.decoding import on_black, read_picture
+from training.data.decoding import on_black, open_image, read_picture
 from training.images.generation import device_of, image_shape, save_png, synthesize, to_uint8
 from training.images.projection import Projection
 from training.images.video import FilmFormat, save_film
@@ -30,20 +31,67 @@ def open_target(path: str | os.PathLike) -> Image.Image:
     return read_picture(data, f"target {path}")
 
 
-def fit_to_network(image: Image.Image, G: torch.nn.Module) -> np.ndarray:
-    """The middle of a picture at the size and with the channels of G's images, uint8 `[H, W, C]`.
+def open_photograph(path: str | os.PathLike) -> Image.Image:
+    """Read a picture as it is stored, upright and with its colour profile, to give it back bit by bit."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as err:
+        raise UserError(f"photograph {path} cannot be read: {err.strerror}") from err
+    image = open_image(data, f"photograph {path}")
+    if image.info.get("sixteen_bits") or image.mode.startswith(("I", "F")):
+        raise UserError(f"photograph {path} must have 8 bits per channel")
+    return ImageOps.exif_transpose(image)
 
-    Crops to the shape of the network's images and resizes with Lanczos' filter. Where the network has no transparency,
-    that of the picture lies on black, as in data sets.
+
+Box = tuple[int, int, int, int]   # left, top, right, bottom, in pixels
+
+
+def choose_box(picture: tuple[int, int], image: tuple[int, int], crop: str | None, center: str | None) -> Box:
+    """The part of a picture to look at, in the proportions of the network's images. Both sizes are width and height.
+
+    crop: `LEFT,TOP,RIGHT,BOTTOM`, whose middle is taken; None: the whole picture.  center: `X,Y` or `X,Y,WIDTH`, a
+    part of that width around this point, or as wide as possible. ValueError where that is no part of the picture.
+    """
+    width, height = picture
+    aspect = image[0] / image[1]
+    if center is not None:
+        x, y, *given = _numbers("center", center, (2, 3))
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(f"center {center} is outside the picture of {width}x{height} pixels")
+        half = min(x, width - x, aspect * y, aspect * (height - y), *(side / 2 for side in given))
+        if half < 1 or (given and half < given[0] / 2):
+            raise UserError(f"center {center} leaves no part of that size in the picture of {width}x{height} pixels")
+        return _rounded(x - half, y - half / aspect, 2 * half, 2 * half / aspect)
+    left, top, right, bottom = (0, 0, width, height) if crop is None else _numbers("crop", crop, (4,))
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UserError(f"crop {crop} is no part of the picture of {width}x{height} pixels")
+    wide = min(right - left, max(round((bottom - top) * aspect), 1))
+    high = min(bottom - top, max(round((right - left) / aspect), 1))
+    return _rounded(left + (right - left - wide) // 2, top + (bottom - top - high) // 2, wide, high)
+
+
+def _numbers(name: str, text: str, counts: tuple[int, ...]) -> list[int]:
+    parts = text.split(",")
+    if len(parts) not in counts or not all(re.fullmatch(r"\s*\d{1,6}\s*", part) for part in parts):
+        raise UserError(f"{name} must be {' or '.join(map(str, counts))} numbers with commas, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _rounded(left: float, top: float, width: float, height: float) -> Box:
+    return round(left), round(top), round(left) + max(round(width), 1), round(top) + max(round(height), 1)
+
+
+def fit_to_network(image: Image.Image, G: torch.nn.Module, box: Box | None = None) -> np.ndarray:
+    """A part of a picture at the size and with the channels of G's images, uint8 `[H, W, C]`.
+
+    box: the part, see `choose_box`; None: the middle. Resizes with Lanczos' filter. Where the network has no
+    transparency, that of the picture lies on black, as in data sets.
     """
     channels, height, width = image_shape(G)
     if channels not in MODES:
         raise UserError(f"images must be gray, RGB or RGBA, the network makes {channels} channels")
     picture = (image if channels == 4 else on_black(image)).convert(MODES[channels])
-    crop_w = min(picture.width, max(round(picture.height * width / height), 1))
-    crop_h = min(picture.height, max(round(picture.width * height / width), 1))
-    left, top = (picture.width - crop_w) // 2, (picture.height - crop_h) // 2
-    picture = picture.crop((left, top, left + crop_w, top + crop_h))
+    picture = picture.crop(box or choose_box(picture.size, (width, height), None, None))
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)).reshape(height, width, channels)
 
 

@@ -1,0 +1,110 @@
+"""Tune a network to one picture, around the styles that a search found for it.
+
+Pivotal tuning (Roich et al. 2021, arXiv:2106.05744): with the styles fixed, the pivot, the synthesis network learns the
+picture, while a second term keeps what it makes of styles near by. Near by is here what an editor will visit, the pivot
+with some blocks redrawn: there the redrawn blocks shall look as they did before, and the rest like the picture.
+A network without a grid of blocks has no such neighbours; it keeps the images half way to random styles.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from dnnlib.util import UserError
+from training.images.distances import Distance
+from training.images.generation import synthesize
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningOptions:
+    """Settings of the tuning."""
+
+    num_steps: int = 300
+    learning_rate: float = 3e-3     # falls to zero over the second half
+    pixel_weight: float = 1.0       # of the mean squared error, beside the distance of the search
+    neighbour_weight: float = 1.0   # of the term that keeps neighbours as they were; 0: without
+    redrawn_share: float = 0.25     # chance of each block to be redrawn in a neighbour
+    seed: int = 303                 # of the neighbours
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise UserError(f"num_steps must be >= 1, got {self.num_steps}")
+        for name in ("learning_rate", "pixel_weight", "neighbour_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+
+def tune(
+    G: torch.nn.Module,
+    target: torch.Tensor,                            # [1, C, H, W] in -1..1
+    distance: Distance,
+    ws: torch.Tensor,                                # [1, L, w_dim]  the pivot
+    noise: dict[str, torch.Tensor],                  # fitted noise maps
+    label: torch.Tensor,                             # [1, c_dim]
+    options: TuningOptions,
+    on_step: Callable[[float], None] | None = None,  # called after every step with the distance
+) -> dict[str, torch.Tensor]:
+    """What to add to parameters of G, by name, float16 on the CPU. G is left as it was."""
+    tuned = copy.deepcopy(G)
+    parameters = {name: value.requires_grad_() for name, value in tuned.named_parameters()
+                  if name.startswith("synthesis.")}
+    optimizer = torch.optim.Adam(parameters.values(), betas=(0.9, 0.999))
+    random = torch.Generator().manual_seed(options.seed)
+    for step in range(options.num_steps):
+        optimizer.param_groups[0]["lr"] = options.learning_rate * min(1.0, 2 * (1 - step / options.num_steps))
+        img = synthesize(tuned, ws, noise)
+        found = distance(img).sum()
+        loss = found + options.pixel_weight * (img - target).square().mean()
+        if options.neighbour_weight:
+            styles, expected = neighbour(G, target, ws, noise, label, options.redrawn_share, random)
+            error = (synthesize(tuned, styles, noise) - expected).square().mean()
+            loss = loss + options.neighbour_weight * error
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if on_step is not None:
+            on_step(found.item())
+    before = dict(G.named_parameters())
+    return {name: (value.detach() - before[name]).to("cpu", torch.float16) for name, value in parameters.items()}
+
+
+@torch.no_grad()
+def neighbour(
+    G: torch.nn.Module,
+    target: torch.Tensor,   # [1, C, H, W]
+    ws: torch.Tensor,       # [1, L, w_dim]
+    noise: dict[str, torch.Tensor],
+    label: torch.Tensor,    # [1, c_dim]
+    redrawn_share: float,
+    random: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Styles near the pivot [1, L, w_dim], and what the tuned network shall make of them [1, C, H, W]."""
+    new = G.mapping(torch.randn([1, G.z_dim], generator=random).to(target), label)
+    if not hasattr(G, "block_grid"):
+        halfway = ws.lerp(new, 0.5)
+        return halfway, synthesize(G, halfway, noise)
+    rows, cols = G.block_grid[-1]
+    redrawn = torch.rand([rows * cols], generator=random) < redrawn_share
+    redrawn[int(torch.randint(rows * cols, [], generator=random))] = True   # at least one
+    num_blocks = sum(r * c for r, c in G.block_grid)
+    chosen = torch.cat([redrawn.new_zeros([num_blocks - rows * cols]), redrawn])   # those of other grids stay
+    chosen = chosen.repeat_interleave(G.w_dim // num_blocks).to(ws.device)
+    styles = torch.where(chosen, new, ws)
+    height, width = target.shape[2:]
+    region = redrawn.reshape(rows, cols).to(ws.device)
+    region = region.repeat_interleave(height // rows, dim=0).repeat_interleave(width // cols, dim=1)
+    return styles, torch.where(region, synthesize(G, styles, noise), target)
+
+
+def add_deltas(G: torch.nn.Module, deltas: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A copy of G with the results of `tune` added."""
+    tuned = copy.deepcopy(G)
+    parameters = dict(tuned.named_parameters())
+    with torch.no_grad():
+        for name, delta in deltas.items():
+            parameters[name].add_(delta.to(parameters[name]))
+    return tuned
