@@ -27,7 +27,6 @@ from dataset_tool import main
 from training.data import dataset_conversion, dataset_writers
 from training.data.castles import draw_castle
 from training.data.dataset_conversion import ConversionOptions, convert_dataset
-from training.data.dataset_sources import Castles
 from training.data.dataset_writers import open_writer
 from training.dataset import ImageFolderDataset
 
@@ -148,12 +147,19 @@ def test_drawn_images_do_not_depend_on_the_number_of_processes(tmp_path):
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
 
 
-@pytest.mark.parametrize("count, processors, expected", [(3, 8, 0), (600, 8, 2), (10**6, 8, 8), (10**6, 1, 0)])
-def test_small_sources_are_not_worth_more_processes(monkeypatch, count, processors, expected):
+@pytest.mark.parametrize("seconds, processors, expected", [(5.9, 8, 0), (6, 8, 2), (10**6, 8, 8), (10**6, 1, 0)])
+def test_little_work_is_not_worth_more_processes(monkeypatch, seconds, processors, expected):
     monkeypatch.setattr(dataset_conversion, "available_processors", lambda: processors)
-    source = Castles(seed=0, resolution=8, count=count)
-    assert dataset_conversion.num_workers(source, ConversionOptions(workers=None)) == expected
-    assert dataset_conversion.num_workers(source, ConversionOptions(workers=5)) == 5
+    assert dataset_conversion.worthwhile_workers(seconds) == expected
+
+
+def test_processes_that_join_later_change_no_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_conversion, "TRIAL_SECONDS", 1e-9)
+    monkeypatch.setattr(dataset_conversion, "worthwhile_workers", lambda seconds: 2)
+    for name, workers in (("a", None), ("b", 1)):
+        options = ConversionOptions(workers=workers, width=16, height=16, max_images=5)
+        convert_dataset("castles", str(tmp_path / f"{name}.zip"), options)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 def test_a_zip_is_a_source_like_its_folder(tmp_path):
@@ -639,6 +645,14 @@ def test_the_root_of_a_file_system_is_filled_in_place(tmp_path, monkeypatch):
         patch.setattr("shutil.move", os.replace)
         convert_dataset(source, str(tmp_path / "out"))
     assert len(ImageFolderDataset(str(tmp_path / "out"))) == 3 and sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def test_the_folder_in_which_one_stands_is_filled_in_place(tmp_path, monkeypatch):
+    source = folder(tmp_path / "in", photos())
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    convert_dataset(source, ".")
+    assert sorted(os.listdir(".")) == ["00000", "dataset.json"] and sorted(os.listdir(tmp_path)) == ["in", "out"]
 
 
 def test_a_second_process_that_writes_to_one_folder_is_refused_at_once(tmp_path):

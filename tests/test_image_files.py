@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from picture_helpers import encode, noise, write_files
 
+from training.data import image_files
 from training.data.dataset_conversion import ConversionOptions, convert_dataset
 from training.data.image_files import ImageArchive, describe_others, list_folder
 from training.dataset import ImageFolderDataset
@@ -90,6 +91,14 @@ def test_a_folder_of_other_files_only_says_what_it_has(tmp_path):
     for read in (ImageFolderDataset, lambda path: convert_dataset(path, str(tmp_path / "out.zip"))):
         with pytest.raises(OSError, match="contains no image, but 2 files of other kinds: 2 .dng \\(raw"):
             read(source)
+
+
+def test_a_file_that_unpacks_to_a_multiple_that_no_picture_does_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "FREE_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.png", bytes(10**5))
+    with pytest.raises(OSError, match="cannot read a.png: unpacks to 100000 bytes, the limit is "):
+        ImageFolderDataset(str(tmp_path / "s.zip"))
 
 
 def test_an_encrypted_zip_is_one_line(tmp_path):

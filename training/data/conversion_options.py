@@ -27,7 +27,7 @@ class ConversionOptions:
     value_range: tuple[float, float] | None = None   # black and white of images with more than 8 bits; None: all of 16
     subfolders_as_labels: bool = False   # the first folder of an image's path is its class
     skip_bad: bool = False               # leave out what cannot be used, instead of giving up
-    workers: int | None = 1              # processes; None takes one per processor where there is enough to do
+    workers: int | None = 1              # processes; None takes up to one per processor where that saves time
     seed: int = 0                        # another seed draws other images
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ and a run that fails leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -35,7 +36,9 @@ __all__ = [
     "RESIZE_FILTERS", "TRANSFORMS", "ConversionOptions", "ConversionSummary", "convert_dataset",
 ]
 
-ITEMS_PER_WORKER = 256   # starting a process takes as long as converting about this many small images
+IMAGES_PER_READER = 256    # of a source that only new processes may read
+TRIAL_SECONDS = 0.5        # how long this process works alone before it estimates what is left
+SECONDS_PER_WORKER = 3.0   # of work that a process must take over to be worth its start, some 0.6 s of computing
 DARK = 64   # 8-bit level; where all 16-bit images of a collection stay below it, they hold numbers of fewer bits
 
 Shape = tuple[int, int, int]   # C, H, W
@@ -180,8 +183,19 @@ class Selection:
 
     def _outcomes(self) -> Generator[Outcome, None, None]:
         convert = Converter(self._path, self._source, self._options)
+        total, done, workers = len(self._source), 0, self._options.workers
+        if self._source.may_crash:
+            workers = workers or max(1, min(available_processors(), total // IMAGES_PER_READER))
+        elif self._source.in_memory or workers == 1:
+            workers = 0
+        elif workers is None:
+            start = time.monotonic()
+            while done < total and (done == 0 or time.monotonic() - start < TRIAL_SECONDS):
+                yield convert(done)
+                done += 1
+            workers = worthwhile_workers((time.monotonic() - start) / done * (total - done))
         try:
-            yield from ordered_map(convert, len(self._source), num_workers(self._source, self._options))
+            yield from ordered_map(functools.partial(apply_from, done, convert), total - done, workers)
         except WorkerDied as err:
             raise OSError(f"{self._path}: {err}") from err
 
@@ -242,10 +256,14 @@ class Selection:
                 f"values 0..{highest} were stored as 0..{top}. --range=0-{highest} would make gray {highest} white")
 
 
-def num_workers(source: Source, options: ConversionOptions) -> int:
-    """New processes to convert the images with; 0 leaves the work to this one."""
-    workers = options.workers or max(1, min(available_processors(), len(source) // ITEMS_PER_WORKER))
-    return 0 if source.in_memory or workers == 1 and not source.may_crash else workers
+def apply_from(start: int, convert: Converter, idx: int) -> Outcome:
+    return convert(start + idx)
+
+
+def worthwhile_workers(seconds: float) -> int:
+    """New processes for work that would take this one so many seconds; 0 leaves it to this one."""
+    workers = min(available_processors(), int(seconds / SECONDS_PER_WORKER))
+    return workers if workers > 1 else 0
 
 
 def describe_labels(labels: list[Label | None]) -> str:

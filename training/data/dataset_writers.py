@@ -80,17 +80,25 @@ def folder_writer(dest: str) -> Iterator[Writer]:
 
     with made_folder(os.path.dirname(final)), own_folder(partial, dest):
         yield write
-        try:
-            if os.path.isdir(final):
-                shutil.copymode(final, partial)
-            os.rename(partial, final)
-        except OSError as err:
-            if err.errno in (errno.EBUSY, errno.EXDEV):   # it is the root of a file system
-                move_all(partial, final)
-            elif err.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise OSError(f"destination folder {dest} must be empty, another process has filled it") from err
-            else:
-                raise type(err)(err.errno, err.strerror, dest) from err
+        if os.path.isdir(final) and os.path.samefile(final, os.curdir):
+            move_all(partial, final)   # a shell in that folder would stay in one without a name
+        else:
+            rename_folder(partial, final, dest)
+
+
+def rename_folder(partial: str, final: str, dest: str) -> None:
+    """Give a folder the name of an empty one, or of none."""
+    try:
+        if os.path.isdir(final):
+            shutil.copymode(final, partial)
+        os.rename(partial, final)
+    except OSError as err:
+        if err.errno in (errno.EBUSY, errno.EXDEV):   # it is the root of a file system
+            move_all(partial, final)
+        elif err.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise OSError(f"destination folder {dest} must be empty, another process has filled it") from err
+        else:
+            raise type(err)(err.errno, err.strerror, dest) from err
 
 
 @contextlib.contextmanager

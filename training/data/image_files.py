@@ -18,7 +18,9 @@ from training.data.decoding import HEIF_ENDINGS, open_image, readable_endings, t
 from training.data.messages import one_line
 
 LABEL_FILE = "dataset.json"
-MAX_FILE_BYTES = 2**30      # larger than any image; stops archives that unpack without end
+MAX_FILE_BYTES = 2**30   # larger than any image; stops archives that unpack without end
+MAX_RATIO = 1100         # of bytes unpacked to packed: more than deflate can do; others pack a gigabyte into a page
+FREE_BYTES = 2**26       # that any file may unpack to
 # What file managers, notebooks and storage servers put beside pictures: previews, copies, deleted files.
 TOOL_FOLDERS = frozenset({
     "__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information",
@@ -73,7 +75,8 @@ class ImageArchive:
                     check_length("has", os.fstat(file.fileno()).st_size, max_bytes)
                     return file.read()
             archive = self._open_zip()
-            check_length("unpacks to", archive.getinfo(name).file_size, max_bytes)
+            info = archive.getinfo(name)
+            check_length("unpacks to", info.file_size, min(max_bytes, max(FREE_BYTES, MAX_RATIO * info.compress_size)))
             return archive.read(name)
         except Exception as err:   # zipfile lets errors of zlib, struct and others through when an entry is damaged
             raise OSError(f"{self.path}: cannot read {name}: {one_line(err)}") from err
