@@ -208,7 +208,7 @@ def tampered(state, **changes):
     dict(raw_mean=Scalar()), dict(num_items=-1), dict(num_items="12"), dict(num_features=3), dict(max_items=11),
     dict(raw_mean=np.zeros([4], dtype=np.float32)), dict(raw_cov=None), dict(all_features=[np.zeros([])]),
     dict(capture_all=True), dict(more=1), dict(raw_mean=os.system),
-], ids=str)
+], ids=lambda changes: "-".join(f"{name}-{type(value).__name__}" for name, value in changes.items()))
 def test_a_cache_file_that_was_tampered_with_is_made_anew(thumbnails, tmp_path, changes):
     data = dataset_kwargs(write_images(tmp_path / "d.zip", 12))
     expected = dataset_stats(options(data=data)).get_mean_cov()[0]
