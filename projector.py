@@ -47,7 +47,7 @@ Examples:
                    "detector file. auto: lpips, or edges where there is no such file")
 @click.option("--detectors", metavar="DIR", help="Folder with the detector file, for machines without a network")
 @click.option("--candidates", type=click.IntRange(0, 10**6), default=256, show_default=True, metavar="INT",
-              help="Start from the best of so many samples, chosen for every block of a grid; 0: from the mean style")
+              help="Start from the best of this many samples, chosen block by block; 0: from the mean style")
 @click.option("--w-plus", is_flag=True, help="Fit one style per layer: closer to the target, harder to edit")
 @click.option("--fit-noise", type=bool, default=False, show_default=True, metavar="BOOL",
               help="Fit the noise maps, too; projected_w.npz then holds them, but other programs ignore them there")

@@ -34,7 +34,7 @@ import torch
 
 from ssn_plugin.distortion import block_mask, block_means
 
-CELLS_PER_SIDE = 32  # images are averaged over so many: means change by no more than pixels do, so the bound holds
+CELLS_PER_SIDE = 32  # to which images are averaged: means change by no more than pixels do, so the bound holds
 
 
 class Components(NamedTuple):

@@ -37,7 +37,7 @@ MAX_BYTES = 6_000_000  # per model, so that a clone of the repository stays quic
 MAX_TITLE = 80         # letters; `--network=help` shows it beside the name
 SETTINGS = {           # key of loss_kwargs -> how the card calls it
     "r1_gamma": "R1", "pl_weight": "path length", "distortion_weight": "distortion (lambda)",
-    "distortion_interval": "in every so many steps", "diversity_weight": "diversity", "diversity_cap": "up to",
+    "distortion_interval": "steps from term to term", "diversity_weight": "diversity", "diversity_cap": "up to",
     "diversity_reward": "shape",
 }
 
@@ -81,7 +81,7 @@ def results_of(G: Any, folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def training_progress(run_dir: Path, kimg: int) -> dict[str, float]:
-    """Statistics of the run by name, at the tick that saved the snapshot of so many thousand images."""
+    """Statistics of the run by name, at the tick that saved the snapshot of `kimg`."""
     ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     means = [{name: value["mean"] for name, value in tick.items() if isinstance(value, dict)} for tick in ticks]
     reached = [tick for tick in means if int(tick["Progress/kimg"]) == kimg]

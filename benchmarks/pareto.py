@@ -307,7 +307,7 @@ def has_sheets_of(network: Path, record: Path) -> bool:
 
 
 def make_points_in_parallel(plan: Plan, points: Sequence[Point], jobs: int) -> dict[str, str]:
-    """Work on so many points at a time and renew the report after each. Returns name -> error of those that failed."""
+    """Work on `jobs` points at a time and renew the report after each. Returns name -> error of those that failed."""
     failures: dict[str, str] = {}
     with ends_on_sigterm(), concurrent.futures.ThreadPoolExecutor(jobs) as pool, Workers(plan.threads) as workers:
         futures = {pool.submit(make_point, plan, point, workers): point for point in points}

@@ -119,7 +119,7 @@ def spread_block(number: int, grid: tuple[int, int]) -> int:
 def redraws(
     G: Any, number: int, block: int, variants: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:   # [C, H, W], [variants, C, H, W]
-    """Image `number` and so many redraws of one block of it, with the image's noise maps."""
+    """Image `number` and some redraws of one block of it, with the image's noise maps."""
     index = first_block(G.block_grid) + block
     z = sample_z(number, G.z_dim)
     redrawn = [redraw_blocks(z, [index], G.block_z_dim, number, 0, variant) for variant in range(1, variants + 1)]

@@ -228,7 +228,7 @@ def check_output(features: torch.Tensor, url: str, num_images: int, kwargs: dict
     """Raise ValueError unless `features` is `[num_images, F]`, F being the known width of that detector's features."""
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != num_images:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise UserError(f"detector {file_name(url)} must return [{num_images}, F] for so many images, got {shape}")
+        raise UserError(f"detector {file_name(url)} must return [{num_images}, F] for {num_images} images, got {shape}")
     known = KNOWN_DETECTORS.get(url)
     if known and kwargs.get("return_features") and features.shape[1] != known.num_features:
         raise UserError(f"detector {file_name(url)} must return {known.num_features} features, "

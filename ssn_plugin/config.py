@@ -203,7 +203,7 @@ def baseline_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
 
 
 def set_channels(args: dict[str, Any], channels: int | None, channels_max: int | None) -> None:
-    """Give generator and discriminator so many channels at full resolution, and at most so many below; None keeps them.
+    """Set the channels of both networks at full resolution, and their maximum below; None keeps what there is.
 
     Without a maximum of their own there are twice as many below.
     """

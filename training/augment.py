@@ -185,7 +185,7 @@ class _Draws:
     def gate(self, multiplier: float | torch.Tensor, either_of: int = 1) -> torch.Tensor:
         """1 with probability multiplier * p, else 0. [N, 1], or [N, k] for k multipliers
 
-        With `either_of`, that is the probability that at least one of so many independent gates is 1.
+        It is then the probability that at least one of `either_of` independent gates is 1.
         """
         multiplier = multiplier * torch.ones_like(self.p)
         if self.quantile is not None:

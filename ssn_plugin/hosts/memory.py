@@ -28,13 +28,13 @@ class MemoryEstimate:
     state: int           # size of the snapshot and of the two optimizers on disk
 
     def of_batch(self, batch_gpu: int) -> int:
-        """Bytes at the peak with so many images at a time."""
+        """Bytes at the peak when this many images pass at a time."""
         return self.fixed + batch_gpu * self.per_image
 
     def largest_batch(self, available: int, group: int) -> int:
         """The most images at a time that fit into `available` bytes; 0 if none does.
 
-        group: of the minibatch standard deviation, which takes at most so many images or a multiple of them.
+        group: of the minibatch standard deviation, which takes up to this many images, or a multiple.
         """
         fitting = max(available - self.fixed, 0) // self.per_image
         return fitting - fitting % group if fitting > group else fitting

@@ -261,7 +261,7 @@ def apply_from(start: int, convert: Converter, idx: int) -> Outcome:
 
 
 def worthwhile_workers(seconds: float) -> int:
-    """New processes for work that would take this one so many seconds; 0 leaves it to this one."""
+    """How many new processes to start for work that would take this one `seconds`; 0 leaves it to this one."""
     workers = min(available_processors(), int(seconds / SECONDS_PER_WORKER))
     return workers if workers > 1 else 0
 

@@ -93,7 +93,7 @@ class TickReporter:
         self._stats.load_state_dict(saved["stats"])
 
     def tick_is_due(self, nimg: int, kimg_per_tick: float) -> bool:
-        """The first tick ends with the first step, later ones after so many thousand images."""
+        """The first tick ends with the first step, later ones every `kimg_per_tick` thousand images."""
         return self.tick == 0 or nimg - self._tick_nimg >= kimg_per_tick * 1000
 
     def end_tick(self, state: TrainingState) -> int:

@@ -23,7 +23,7 @@ class Tracker(Protocol):
     """Takes the statistics of every tick."""
 
     def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
-        """Record statistic -> value, after `nimg` real images and so many seconds of training."""
+        """Record statistic -> value, after `nimg` real images and `seconds` of training."""
 
     def close(self) -> None:
         """Nothing more will come."""
