@@ -80,7 +80,7 @@ class ValueRange(click.ParamType):
 @click.option("--skip-bad", is_flag=True,
               help="Leave out images that cannot be used or are unlike most others, and report them")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
-              help="Processes; the data set does not depend on it  [default: one per processor]")
+              help="Processes; the data set does not depend on it  [default: one per processor where that pays]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other castles")
 def main(
     source: str, dest: str, width: int | None, height: int | None, resolution: tuple[int, int] | None,

@@ -10,6 +10,7 @@ import pytest
 from picture_helpers import ADOBE_GAMMA, ADOBE_RGB, encode, icc_profile, noise, sixteen_bit_png, write_files
 from PIL import ImageCms
 
+from dnnlib.util import UserError
 from training.data import decoding
 from training.data.dataset_conversion import ConversionOptions, convert_dataset
 from training.data.decoding import on_black, read_picture
@@ -124,6 +125,11 @@ def test_a_range_takes_away_the_warning(tmp_path):
     source = write_files(tmp_path / "in", {"a.png": sixteen_bit_png(np.full([8, 8], 4095))})
     summary = convert_dataset(source, str(tmp_path / "out.zip"), ConversionOptions(value_range=(0, 4095)))
     assert summary.warning == "" and ImageFolderDataset(str(tmp_path / "out.zip"))[0][0].min() == 255
+
+
+def test_a_range_for_colours_of_16_bits_is_refused_rather_than_ignored():
+    with pytest.raises(UserError, match="a.png has 16 bits per channel and colours .* --range is for gray images only"):
+        read_picture(sixteen_bit_png(np.zeros([8, 8, 3])), "a.png", value_range=(0, 4095))
 
 
 def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):

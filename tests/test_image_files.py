@@ -56,6 +56,24 @@ def test_what_is_no_ordinary_file_is_neither_read_nor_waited_for(tmp_path):
     assert convert_dataset(source, str(tmp_path / "out.zip")).others == "1 file of other kinds: 1 no ordinary file"
 
 
+def test_a_pipe_with_the_name_of_a_zip_or_a_database_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "s.zip")
+    with pytest.raises(OSError, match="images are read from a folder or a .zip, got .*s.zip"):
+        ImageFolderDataset(str(tmp_path / "s.zip"))
+    (tmp_path / "church_lmdb").mkdir()
+    os.mkfifo(tmp_path / "church_lmdb" / "data.mdb")
+    with pytest.raises(OSError, match="data.mdb is not a readable LMDB file: it is no ordinary file"):
+        convert_dataset(str(tmp_path / "church_lmdb"), str(tmp_path / "out.zip"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_second_file_of_one_name_in_a_zip_is_counted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("a.png", PNG)
+        archive.writestr("a.png", PNG)
+    assert describe_others(ImageArchive(str(tmp_path / "s.zip")).others).endswith(": 1 under the name of another")
+
+
 def test_a_broken_link_is_an_image_that_cannot_be_read(tmp_path):
     write_files(tmp_path, {"0.png": PNG})
     (tmp_path / "1.png").symlink_to("lost.png")

@@ -80,9 +80,9 @@ def test_classes_without_images_are_counted(tmp_path):
     assert convert_dataset(source, str(tmp_path / "out.zip")).label_text == "labels of 8 classes, 6 empty"
 
 
-@pytest.mark.parametrize("label", [2**16, 999_999, [0] * (2**16 + 1)])
+@pytest.mark.parametrize("label", [2**16, 999_999, [0] * (2**16 + 1), []])
 def test_labels_wider_than_any_network_are_refused(tmp_path, label):
-    with pytest.raises(ValueError, match="the label of 0.png must be an integer in 0..65535 or a list of up to 65536"):
+    with pytest.raises(ValueError, match="the label of 0.png must be an integer in 0..65535 or a list of 1 to 65536"):
         read_labels(archive(tmp_path, ["0.png", *map(str, range(9))], [["0.png", label]]))
 
 

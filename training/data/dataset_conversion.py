@@ -229,11 +229,14 @@ class Selection:
     def _labelled(self) -> bool:
         return all(label is not None for _, label in self._labels)
 
+    def _class_names(self) -> list[str]:
+        return list(self._source.class_names or []) if self._labelled() else []
+
     def label_file(self) -> bytes:
         """Content of `dataset.json`; the names of the classes, where known, are for people only."""
         content: dict[str, object] = {"labels": self._labels if self._labelled() else None}
-        if self._labelled() and self._source.class_names is not None:
-            content["class_names"] = list(self._source.class_names)
+        if self._class_names():
+            content["class_names"] = self._class_names()
         return json.dumps(content).encode()
 
     def summary(self, seconds: float) -> ConversionSummary:
@@ -243,7 +246,7 @@ class Selection:
         return ConversionSummary(
             num_images=len(labels), num_dropped=self._num_dropped, skipped=self._skipped, image_shape=self._shape,
             label_text=describe_labels(labels),
-            classes=[(name, counts[idx]) for idx, name in enumerate(self._source.class_names or [])],
+            classes=[(name, counts[idx]) for idx, name in enumerate(self._class_names())],
             others=self._source.others, warning=self._warning(), num_bytes=self._num_bytes, seconds=seconds,
         )
 

@@ -174,6 +174,8 @@ def check_lmdb_header(path: str) -> None:
 
     The library divides by the page size that stands there and would take the process with it.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} is not a readable LMDB file: it is no ordinary file")
     with open(path, "rb") as file:
         page_size = LMDB_HEADER.size
         for number in range(2):

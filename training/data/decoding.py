@@ -100,6 +100,9 @@ def to_8_bit_srgb(image: Image, what: str, value_range: tuple[float, float] | No
     images and refuses others.
     Raises `UserError` or `OSError` that begins with `what`.
     """
+    if value_range is not None and "sixteen_bits" in image.info and not image.mode.startswith("I;16"):
+        raise UserError(f"{what} has 16 bits per channel and colours or transparency; --range is for gray images only, "
+                        "convert this one to 8 bits first")
     if image.mode in PLAIN_MODES and image.format == "PNG" and METADATA.isdisjoint(image.info):
         return image
     if not image.width or not image.height:

@@ -48,7 +48,7 @@ class ImageArchive:
             files = list(walk_folder(path))
         elif not os.path.exists(path):
             raise FileNotFoundError(f"no such folder or zip: {path}")
-        elif os.path.splitext(path)[1].lower() == ".zip":
+        elif os.path.splitext(path)[1].lower() == ".zip" and os.path.isfile(path):   # not a pipe, which would not end
             files = [(name, True) for name in self._open_zip().namelist() if not name.endswith("/")]
         else:
             raise OSError(f"images are read from a folder or a .zip, got {path}")
@@ -58,6 +58,7 @@ class ImageArchive:
         others = self.names.difference(self.image_names, [self.label_file])
         self.others = Counter(ending_of(name) for name in others if not is_in_tool_folder(name))
         self.others["no ordinary file"] += sum(not is_file for _, is_file in files)
+        self.others["under the name of another"] += len(files) - len(dict(files))   # in a zip
 
     def _find_label_file(self) -> str | None:
         """`dataset.json` at the top, or in the only folder of images there: zips are often made of a whole folder."""

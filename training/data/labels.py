@@ -85,7 +85,7 @@ def _check_entry(entry: Any, i: int, first: Any, where: str) -> tuple[str, Label
         raise UserError(f"{where}: entry {i} must be [file name, label], got {shorten(entry)}")
     name, label = entry
     if not (is_class_index(label) or is_vector(label)):
-        raise UserError(f"{where}: the label of {name} must be an integer in 0..{MAX_LABEL_WIDTH - 1} or a list of up "
+        raise UserError(f"{where}: the label of {name} must be an integer in 0..{MAX_LABEL_WIDTH - 1} or a list of 1 "
                         f"to {MAX_LABEL_WIDTH} finite numbers, got {shorten(label)}")
     if label_width(label) != label_width(first[1]):
         raise UserError(f"{where}: all labels must be integers or all lists of one length, {name} has "
@@ -99,7 +99,7 @@ def is_class_index(label: Any) -> bool:
 
 
 def is_vector(label: Any) -> bool:
-    return isinstance(label, list) and len(label) <= MAX_LABEL_WIDTH and all(
+    return isinstance(label, list) and 1 <= len(label) <= MAX_LABEL_WIDTH and all(
         type(value) in (int, float) and abs(value) < 1e38 and math.isfinite(value) for value in label
     )
 
