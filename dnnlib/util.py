@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fnmatch
 import glob
 import hashlib
-import html.parser
-import http.client
-import http.cookiejar
 import importlib
 import io
 import math
@@ -19,20 +14,15 @@ import pathlib
 import pickle
 import re
 import shutil
-import ssl
 import sys
 import tempfile
-import time
 import types
-import urllib.error
 import urllib.parse
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
-import numpy as np
-import psutil
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class UserError(ValueError):
@@ -216,11 +206,8 @@ def tuple_product(t: Iterable) -> Any:
     return math.prod(t)
 
 
-_CTYPES: dict[str, Any] = {
-    **{name: getattr(ctypes, f"c_{name}") for bits in (8, 16, 32, 64) for name in (f"uint{bits}", f"int{bits}")},
-    "float32": ctypes.c_float,
-    "float64": ctypes.c_double,
-}
+_CTYPES = {name: f"c_{name}" for bits in (8, 16, 32, 64) for name in (f"uint{bits}", f"int{bits}")}
+_CTYPES |= {"float32": "c_float", "float64": "c_double"}
 
 
 def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
@@ -228,11 +215,15 @@ def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
 
     Raises ValueError for types other than the (un)signed integers of 8 to 64 bits, float32 and float64.
     """
+    import ctypes
+
+    import numpy as np  # takes a while, which --help need not wait for
+
     # The scalar types of numpy have an attribute `dtype` too, but it is not a dtype.
     given = type_obj if isinstance(type_obj, type) else getattr(type_obj, "dtype", type_obj)
     try:
         dtype = np.dtype(given)
-        return dtype, _CTYPES[dtype.name]
+        return dtype, getattr(ctypes, _CTYPES[dtype.name])
     except (TypeError, KeyError):
         raise UserError(f"type must be one of {', '.join(_CTYPES)}, got {given}") from None
 
@@ -338,6 +329,8 @@ _TEMPORARY = ".tmp-"  # then the number of the process that writes, and a random
 
 def sweep_temporary_files(folder: str | os.PathLike) -> None:
     """Remove what killed processes of this machine have left half-written in a folder that no other machine uses."""
+    import psutil  # only needed here
+
     for name in os.listdir(folder):
         match = re.fullmatch(re.escape(_TEMPORARY) + r"(\d+-)?[0-9a-f]{32}", name)
         if match and not (match[1] and psutil.pid_exists(int(match[1][:-1]))):
@@ -356,7 +349,7 @@ def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -
         raise UserError(f"an atomic write needs a mode with 'w', got {mode!r}")
     final = os.path.realpath(path)  # write through a symbolic link instead of replacing it
     # The short name cannot exceed the limit of the file system where that of `path` does not.
-    temp = os.path.join(os.path.dirname(final), f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
+    temp = os.path.join(os.path.dirname(final), f"{_TEMPORARY}{os.getpid()}-{os.urandom(16).hex()}")
     try:
         file: Any = io.BufferedWriter(_NamedWriter(temp, path))
     except OSError as err:
@@ -459,9 +452,6 @@ def copy_files_and_create_dirs(files: Iterable[tuple[str, str]]) -> None:
         shutil.copyfile(source, destination)
 
 
-_TIMEOUT = 60  # seconds without any data after which a connection counts as dead
-_RETRY_DELAY = 1.0  # seconds before the second attempt; grows linearly with the attempts
-
 
 def is_url(obj: Any, allow_file_urls: bool = False) -> bool:
     """Whether `obj` is text of the form `scheme://host.domain/...`; `file://` counts only if asked for."""
@@ -505,9 +495,11 @@ def open_url(
     if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
         raise UserError(f"only files, http and https can be opened, got {url}")
 
+    from dnnlib.download import download  # takes a while to import, and few commands need the network
+
     if not cache:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-        _download(url, num_attempts, verbose, file)
+        download(url, num_attempts, verbose, file)
         file.seek(0)
         return file
     cache_dir = cache_dir or make_cache_dir_path("downloads")
@@ -521,10 +513,12 @@ def open_url(
 
 def _download_to_cache(url: str, num_attempts: int, verbose: bool, start: str) -> str:
     """Download to a file whose name begins with the path `start`; it appears whole or not at all. Returns its path."""
+    from dnnlib.download import download
+
     whole = f"{start}.part{os.getpid()}"
     try:
         with open_atomic(whole) as file:
-            name = _download(url, num_attempts, verbose, file)
+            name = download(url, num_attempts, verbose, file)
         safe_name = re.sub(r"[^0-9a-zA-Z\-._]", "_", name)[-128:]
         os.replace(whole, f"{start}_{safe_name}")
     finally:
@@ -541,107 +535,3 @@ def _local_path(url: str) -> str | None:
         return None
     path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
     return path[1:] if re.match(r"/[a-zA-Z]:", path) else path  # file:///C:/x is C:/x
-
-
-class _NoFile(OSError):
-    """The server has answered, and no further attempt would bring the file."""
-
-
-def _download(url: str, num_attempts: int, verbose: bool, file: IO[bytes]) -> str:
-    """Write the content of an HTTP URL to a file; tries again after errors that may pass. Returns the remote name."""
-    if verbose:
-        print(f"Downloading {url} ... ", end="", flush=True)
-    for attempt in range(1, num_attempts + 1):
-        file.seek(0)
-        file.truncate()
-        try:
-            name = _download_once(url, file)
-            break
-        except (OSError, http.client.HTTPException) as err:
-            if _is_permanent(err) or attempt == num_attempts:
-                if verbose:
-                    print("failed")
-                reason = str(err) or type(err).__name__
-                raise OSError(f"cannot download {url} (attempt {attempt} of {num_attempts}): {reason}") from err
-        if verbose:
-            print(".", end="", flush=True)
-        time.sleep(_RETRY_DELAY * attempt)
-    if verbose:
-        print("done")
-    return name
-
-
-def _is_permanent(err: Exception) -> bool:
-    """Would another attempt fail in the same way?"""
-    if isinstance(err, urllib.error.HTTPError):
-        return 400 <= err.code < 500 and err.code not in (408, 429)
-    certificate = isinstance(getattr(err, "reason", None), ssl.SSLCertVerificationError)
-    full = isinstance(err, OSError) and err.errno == errno.ENOSPC  # the disk here, that is
-    return isinstance(err, _NoFile) or certificate or full
-
-
-def _download_once(url: str, file: IO[bytes]) -> str:
-    """One attempt, following the page with which Google Drive asks for confirmation before large files."""
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
-    name, page = _fetch(opener, url, file)
-    host = urllib.parse.urlsplit(url).hostname or ""
-    if page is not None and (host == "google.com" or host.endswith(".google.com")):
-        confirmed_url = _find_drive_confirmation(page, url)
-        if confirmed_url is None:
-            reason = "download quota exceeded" if "quota" in page.lower() else "got a web page instead of a file"
-            raise _NoFile(f"Google Drive: {reason}")
-        name, page = _fetch(opener, confirmed_url, file)
-        if page is not None:
-            raise _NoFile("Google Drive: got a web page instead of a file after confirming the download")
-    if page is not None:
-        raise _NoFile("the server sent a web page instead of a file")
-    if file.tell() == 0:
-        raise OSError("the server sent no data")
-    return name
-
-
-def _fetch(opener: urllib.request.OpenerDirector, url: str, file: IO[bytes]) -> tuple[str, str | None]:
-    """File name of one request and, if it is a web page, its text; any other body is written to the file."""
-    with opener.open(url, timeout=_TIMEOUT) as response:
-        name = response.headers.get_filename() or os.path.basename(urllib.parse.urlsplit(url).path) or "download"
-        piece = response.read(_PIECE_BYTES)
-        start = piece[:1000].lstrip().lower()
-        if response.headers.get_content_type() == "text/html" or start.startswith((b"<!doctype html", b"<html")):
-            return name, piece.decode("utf-8", errors="replace")
-        size = response.headers.get("Content-Length", "")
-        while piece:
-            file.write(piece)
-            piece = response.read(_PIECE_BYTES)
-    if size.isdigit() and file.tell() != int(size):
-        raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
-    return name, None
-
-
-class _DriveConfirmation(html.parser.HTMLParser):
-    """Collects the confirmation form (action and hidden fields) or link of a Google Drive page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.action: str | None = None
-        self.fields: dict[str, str] = {}
-        self.link: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {key: value or "" for key, value in attrs}
-        if tag == "form" and "download" in values.get("action", ""):
-            self.action = values["action"]
-        elif tag == "input" and self.action is not None and "name" in values:
-            self.fields[values["name"]] = values.get("value", "")
-        elif tag == "a" and "export=download" in values.get("href", "") and "confirm=" in values["href"]:
-            self.link = values["href"]
-
-
-def _find_drive_confirmation(page: str, page_url: str) -> str | None:
-    """URL behind the "download anyway" button of a Google Drive page, None when there is no such button."""
-    found = _DriveConfirmation()
-    found.feed(page)
-    if found.action is not None:
-        query = urllib.parse.urlencode(found.fields)
-        separator = "&" if "?" in found.action else "?"
-        return urllib.parse.urljoin(page_url, found.action + (separator + query if query else ""))
-    return urllib.parse.urljoin(page_url, found.link) if found.link else None

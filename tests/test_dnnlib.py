@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import dnnlib
-from dnnlib import util
+from dnnlib import download, util
 
 
 def test_easy_dict_reads_writes_and_deletes_items_as_attributes():
@@ -345,7 +345,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(util, "_RETRY_DELAY", 0)
+    monkeypatch.setattr(download, "RETRY_DELAY", 0)
     monkeypatch.setenv("no_proxy", "*")
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         server.paths, server.replies = [], []
@@ -418,7 +418,7 @@ def test_another_scheme_is_refused_without_any_attempt():
 
 
 def test_a_download_takes_no_more_memory_than_its_pieces(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(util, "_PIECE_BYTES", 1 << 14)
+    monkeypatch.setattr(download, "PIECE_BYTES", 1 << 14)
     server.replies = [(200, {}, bytes(1 << 24))]
     tracemalloc.start()
     try:
@@ -453,12 +453,12 @@ def test_google_drive_confirmation_is_found_as_form_and_as_link():
         '<input type="hidden" name="id" value="1&amp;2"><input type="hidden" name="confirm" value="t"></form>'
     )
     page_url = "https://docs.google.com/uc?id=1"
-    assert util._find_drive_confirmation(form, page_url) == "https://drive.example.com/download?id=1%262&confirm=t"
+    assert download.find_drive_confirmation(form, page_url) == "https://drive.example.com/download?id=1%262&confirm=t"
     link = '<a href="/uc?export=download&amp;confirm=abc&amp;id=1">Download anyway</a>'
     assert (
-        util._find_drive_confirmation(link, page_url) == "https://docs.google.com/uc?export=download&confirm=abc&id=1"
+        download.find_drive_confirmation(link, page_url) == "https://docs.google.com/uc?export=download&confirm=abc&id=1"
     )
-    assert util._find_drive_confirmation("<p>Quota exceeded</p>", page_url) is None
+    assert download.find_drive_confirmation("<p>Quota exceeded</p>", page_url) is None
 
 
 def test_google_drive_page_is_confirmed_and_a_quota_page_is_an_error(monkeypatch):
@@ -468,13 +468,13 @@ def test_google_drive_page_is_confirmed_and_a_quota_page_is_an_error(monkeypatch
         url: ("uc", button),
         f"{url.split('?')[0]}?export=download&confirm=abc&id=1": ("net.pkl", None),
     }
-    monkeypatch.setattr(util, "_fetch", lambda opener, asked, file: pages[asked])
+    monkeypatch.setattr(download, "fetch", lambda opener, asked, file: pages[asked])
     file = io.BytesIO(b"data")
     file.seek(4)
-    assert util._download_once(url, file) == "net.pkl"
+    assert download.download_once(url, file) == "net.pkl"
     pages[url] = ("uc", "<p>Quota exceeded</p>")
     with pytest.raises(OSError, match="quota exceeded"):
-        util._download_once(url, file)
+        download.download_once(url, file)
 
 
 # Content of files.

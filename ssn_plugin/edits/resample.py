@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 import torch
 
 from ssn_plugin import pixels
@@ -258,6 +257,8 @@ def feathered(weights: np.ndarray, feather: int) -> np.ndarray:
     """Soften the border of a place outwards: half a cosine that reaches zero beyond `feather` pixels. uint8 [H, W]"""
     if feather == 0 or not (weights > 127).any():
         return weights
+    import scipy.ndimage  # takes half as long to import as the redraw of a block
+
     distance = scipy.ndimage.distance_transform_edt(weights <= 127)  # of each pixel to the place; 0 within
     ramp = 0.5 + 0.5 * np.cos(np.pi * np.minimum(distance / (feather + 1), 1))
     return np.maximum(weights, (ramp * 255).round().astype(np.uint8))
