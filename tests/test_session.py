@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 import ssn_plugin
-from ssn_plugin.edits import resample
+from ssn_plugin.edits import recipe_files, resample
+from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.edit_options import EditRequest
 from ssn_plugin.edits.open_network import OpenNetwork
+from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.session import Session
 from ssn_plugin.networks import SSNGenerator
 
@@ -129,6 +131,31 @@ def test_a_saved_session_goes_on_where_it_was(session, network, tmp_path):
     assert loaded.current == session.current
     assert loaded.states[kept.id].favourite and loaded.states[kept.id].label == "the tower"
     assert np.array_equal(loaded.render(kept.id), session.render(kept.id))
+
+
+def test_a_session_with_a_picture_of_ones_own_goes_on_with_the_network_tuned_to_it(network, tmp_path):
+    styles = Arrays.of({"w": np.zeros([1, 1, network.G.w_dim], np.float32)})
+    tuned = Arrays.of({"synthesis.b8.conv1.bias": np.full([8], 0.5, np.float16)})
+    recipe_files.write_recipe(Recipe("net.pkl", network.sha256, 303, found=styles, tuned=tuned), tmp_path / "me.json")
+    session = Session(network)
+    image = session.open_image(tmp_path / "me.json").redraw("0,1").pick(2)
+    assert session.network.tuned == tuned and network.tuned is None
+    image.save(tmp_path / "me.png")
+    assert np.array_equal(Session(network).open_image(tmp_path / "me.png").pixels, image.pixels)
+    session.save(tmp_path / "session.json")
+    loaded = Session.load(tmp_path / "session.json", network)
+    assert np.array_equal(loaded.render("s2"), image.pixels)
+    used = Session(network)
+    used.start(seed=3)
+    with pytest.raises(ValueError, match="tuned to another picture, or to none"):
+        used.open_image(tmp_path / "me.json")
+
+
+def test_an_image_with_variants_is_not_one_image(session, tmp_path):
+    recipe = EditRequest("0,1", num_variants=2).add_to([session.start(seed=3).recipe], session.network.G, "net.pkl")[0]
+    recipe_files.write_recipe(recipe, tmp_path / "many.json")
+    with pytest.raises(ValueError, match="holds 2 variants"):
+        session.open_image(tmp_path / "many.json")
 
 
 def test_an_empty_session_can_be_saved(session, network, tmp_path):

@@ -31,6 +31,7 @@ from ssn_plugin.edits.recipe_files import (
     Tables,
     check_keys,
     parse_json,
+    read_recipe,
     recipe_from_json,
     recipe_to_json,
     save_image,
@@ -375,6 +376,8 @@ class Session:
         for i, row in enumerate(rows, 1):
             check_keys("a state", row, ("id", "parent", "label", "favourite", "recipe"))
             recipe = dataclasses.replace(recipe_from_json(row["recipe"], tables), network_path=self.network.path)
+            if i == 1:
+                self._tune_for(recipe)
             self.network.check(recipe)
             if row["id"] != f"s{i}":
                 raise ValueError(f"states must be called s1, s2, ... in order, got {str(row['id'])[:40]!r}")
@@ -387,7 +390,22 @@ class Session:
         if rows or data["current"] is not None:
             self._go(self.state(typed("current", data["current"], str)))
 
+    def _tune_for(self, recipe: Recipe) -> None:
+        """Take the network as the first recipe wants it; all states of a session share it."""
+        if not self._states:
+            self.network = self.network.tuned_for(recipe)
+            self._lock = self.network.lock
+
     # For scripts and notebooks.
+
+    def open_image(self, path: str | os.PathLike) -> EditedImage:
+        """The image of a recipe, or of a PNG that carries one, to be edited further: of projector.py, say."""
+        recipe = read_recipe(path)
+        if recipe.variants:
+            raise ValueError(f"{path} holds {len(recipe.variants)} variants: pick one, or open its image")
+        with self._lock:
+            self._tune_for(recipe)
+            return EditedImage(self, self.start(recipe=recipe))
 
     def image(self, seed: int, truncation: float = 1.0, class_: int | None = None) -> EditedImage:
         """The image of a seed, to be edited."""
