@@ -199,7 +199,8 @@ def bad_labels(rng: random.Random) -> dict[str, bytes]:
         [["0.png", "cat"], ["1.png", "dog"]], [["0.png", 1], ["1.png", [1.0, 2.0]]],
         [["0.png", -1], ["1.png", 0]], [["0.png", None], ["1.png", 0]], {"0.png": 1}, 17, [[]], ["0.png", 1],
         [["0.png", float("nan")], ["1.png", 1.0]], [["0.png", [1, 2]], ["1.png", [1]]],
-        [["0.png", 10**30], ["1.png", 0]], [[0, 1], [1, 1]],
+        [["0.png", 10**30], ["1.png", 0]], [[0, 1], [1, 1]], [["0.png", 2**16], ["1.png", 0]], [["0.png", []]],
+        [["x/0.png", 1], ["x/1.png", 0]], [["0.png", 1], ["./0.png", 2], ["1.png", 0]],
     ]
     texts = [json.dumps(dict(labels=rng.choice(labels))).encode(), damaged_json(rng, b'{"labels": [["0.png", 1]]}')]
     bad = rng.choice(texts)
@@ -216,6 +217,19 @@ def labels_of_some(rng: random.Random) -> dict[str, bytes]:
 
 def bad_zip(rng: random.Random, folder: Path, good: Path) -> str:
     return write(folder, "images.zip", damaged(rng, (good / "images.zip").read_bytes()))
+
+
+def encrypted_zip(rng: random.Random, folder: Path, good: Path) -> str:
+    """The flag of an encrypted file, in its own header and in the directory."""
+    data = bytearray((good / "images.zip").read_bytes())
+    with zipfile.ZipFile(good / "images.zip") as archive:
+        for info in archive.infolist():
+            data[info.header_offset + 6] |= 1
+        start = archive.start_dir
+    while (start := data.find(b"PK\x01\x02", start)) >= 0:
+        data[start + 8] |= 1
+        start += 4
+    return write(folder, "images.zip", bytes(data))
 
 
 def zip_with_wrong_checksums(rng: random.Random, folder: Path, good: Path) -> str:
@@ -322,7 +336,7 @@ NETWORK += [{"--network": None}, {"--network": ""}, {"--network": "ftp://host/x.
 OUTDIR: list[Overrides] = [{"--outdir": made} for made in (a_file, below_a_file)]
 IMAGES: list[Made] = [make(images) for images in (only_bad_images, impossible_sizes, no_images)
                       for make in (folder_with, zip_with)]
-IMAGES += [missing, a_file, empty_folder, bad_zip, bad_zip]
+IMAGES += [missing, a_file, empty_folder, bad_zip, bad_zip, encrypted_zip]
 EDITS: list[Overrides] = [
     *({"--seeds": text} for text in ("", "a", "1-", "5-3", "1,,2", "-1", "1.5", "99999999999", "0-9999999")),
     *({"--resample-block": text} for text in ("", "9,9", "x", "4", "-1", "1,2,3", "keep:all", "0,0+9,9", "all+all")),
