@@ -355,7 +355,7 @@ WORKING: dict[str, Overrides] = {
     "generate": {"--network": "IN/ssn.pkl", "--seeds": "1", "--outdir": "OUT/out"},
     "dataset_tool": {"--source": "IN/images", "--dest": "OUT/out.zip", "--workers": "1"},
     "calc_metrics": {"--network": "IN/ssn.pkl", "--metrics": "ssn_distortion2", "--gpus": "0", "--verbose": "0"},
-    "calc_metrics report": {"first": "IN/metric-fid50k.jsonl", "second": "IN/metric-fid50k.jsonl"},
+    "calc_metrics report": {"first": "IN/metric-fid50k.jsonl", "second": "IN/metric-again.jsonl"},
     "legacy": {"--source": "IN/plain.pkl", "--dest": "OUT/out.pkl"},
     "projector": {"--network": "IN/plain.pkl", "--target": "IN/images/0.png", "--outdir": "OUT/out",
                   "--num-steps": "1", "--loss": "mse", "--candidates": "0", "--save-video": "0"},

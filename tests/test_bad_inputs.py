@@ -71,7 +71,8 @@ def good(tmp_path_factory) -> Path:
                      f"--outdir={folder / 'edit'}"])
     (folder / "edit" / "seed0003-recipe.json").rename(folder / "recipe.json")
     line = dict(results=dict(fid50k=9.0), metric="fid50k", snapshot_pkl="network-snapshot-000001.pkl", provenance={})
-    (folder / "metric-fid50k.jsonl").write_text(json.dumps(line) + "\n")
+    for name in ("fid50k", "again"):
+        (folder / f"metric-{name}.jsonl").write_text(json.dumps(line) + "\n")
     return folder
 
 
