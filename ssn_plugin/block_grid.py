@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.networks import side_lengths
 
 
@@ -35,14 +36,14 @@ def locate_grid(block_grid: Sequence[Sequence[int]], grid: tuple[int, int] | Non
         grid = grids[-1]
     if grid not in grids:
         names = ", ".join(f"{rows}x{cols}" for rows, cols in grids)
-        raise ValueError(f"grid {grid[0]}x{grid[1]} is not among those of the network: {names}")
+        raise UserError(f"grid {grid[0]}x{grid[1]} is not among those of the network: {names}")
     return grid, first_block(grids[:grids.index(grid) + 1])
 
 
 def block_grid_of(G: torch.nn.Module, name: str) -> tuple[int, int]:
     """(rows, cols) of the finest grid. Raises ValueError for a network without one; `name` is for the message."""
     if not hasattr(G, "block_grid"):
-        raise ValueError(f"{name} has no block grid: only Spatially Stochastic Networks (train.py --cfg=ssn) have one")
+        raise UserError(f"{name} has no block grid: only Spatially Stochastic Networks (train.py --cfg=ssn) have one")
     return finest_grid(G.block_grid)
 
 
@@ -54,4 +55,4 @@ def image_size(G: torch.nn.Module) -> tuple[int, int]:
 
 def check_block(block: tuple[int, int], grid: tuple[int, int], name: str | None = None) -> None:
     if not (0 <= block[0] < grid[0] and 0 <= block[1] < grid[1]):
-        raise ValueError(f"block {name or block} is outside the {grid[0]}x{grid[1]} latent grid")
+        raise UserError(f"block {name or block} is outside the {grid[0]}x{grid[1]} latent grid")

@@ -14,6 +14,7 @@ import click
 
 import ssn_plugin
 from ssn_plugin import config
+from ssn_plugin.errors import UserError
 from ssn_plugin.hosts import host
 
 MAX_SEED = 2**32 - 1  # numpy's RandomState takes no more
@@ -91,7 +92,7 @@ def script_command(name: str) -> click.Command:
         return launch.train_command()
     own: dict[str, click.Command] = dict(generate=commands.generate, metrics=commands.metrics)
     if name not in own:
-        raise ValueError(f"{name} works in the host of this project only: use the script of this checkout")
+        raise UserError(f"{name} works in the host of this project only: use the script of this checkout")
     return own[name]
 
 
@@ -207,7 +208,7 @@ def doctor(
     try:
         from ssn_plugin.hosts.doctor import Plan, examine, format_findings
     except ModuleNotFoundError as err:  # not even the doctor can do without
-        raise ValueError(f"the library {err.name} is missing: {INSTALL}") from err
+        raise UserError(f"the library {err.name} is missing: {INSTALL}") from err
     findings = list(examine(Plan(cfg, width, height, gpus, batch, outdir)))
     click.echo(format_findings(findings))
     ctx.exit(1 if any(finding.is_problem for finding in findings) else 0)
@@ -218,5 +219,5 @@ def parse_resolution(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
     width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not (width and height):
-        raise ValueError(f"--resolution must be a number of pixels such as 256, or WIDTHxHEIGHT, got {text}")
+        raise UserError(f"--resolution must be a number of pixels such as 256, or WIDTHxHEIGHT, got {text}")
     return width, height

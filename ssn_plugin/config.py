@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssn_plugin import options as table
+from ssn_plugin.errors import UserError
 from ssn_plugin.options import at_least, between, more_than, one_of, setting, settings_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def parse_block_grids(text: str) -> BlockGrids:
     """`4x4` -> ((4, 4),), rows first; several grids are joined by `+`."""
     grids = [re.fullmatch(r"(\d+)x(\d+)", part) for part in text.split("+")]
     if not all(grids):
-        raise ValueError(f"--blocks must be rows x columns such as 4x4, got {text}")
+        raise UserError(f"--blocks must be rows x columns such as 4x4, got {text}")
     return tuple((int(grid[1]), int(grid[2])) for grid in grids if grid)
 
 
@@ -125,9 +126,9 @@ class SSNConfig:
         self._check_block_grids()
         table.check_rules(self)
         if self.channels is not None and self.channels_max is not None and self.channels_max < self.channels:
-            raise ValueError(f"--channels-max must be at least the --channels {self.channels}, got {self.channels_max}")
+            raise UserError(f"--channels-max must be at least the --channels {self.channels}, got {self.channels_max}")
         if self.encoder_init is not None and self.encoder == "none":
-            raise ValueError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
+            raise UserError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
         self._check_style_resolution()
 
     def kwargs(self, target: str) -> dict[str, Any]:
@@ -140,19 +141,19 @@ class SSNConfig:
     def _check_block_grids(self) -> None:
         names = format_block_grids(self.block_grids)
         if any(side < 1 for grid in self.block_grids for side in grid):
-            raise ValueError(f"--blocks must have at least one row and one column, got {names}")
+            raise UserError(f"--blocks must have at least one row and one column, got {names}")
         for coarse, fine in zip(self.block_grids, self.block_grids[1:]):
             if coarse == fine or coarse[0] > fine[0] or coarse[1] > fine[1]:
-                raise ValueError(f"--blocks must name grids from coarse to fine such as 1x1+4x4, got {names}")
+                raise UserError(f"--blocks must name grids from coarse to fine such as 1x1+4x4, got {names}")
 
     def _check_style_resolution(self) -> None:
         if not self.style_resolution:  # 0 or None
             return
         size, largest = self.style_resolution, max(side for grid in self.block_grids for side in grid)
         if size < 4 or size & (size - 1):
-            raise ValueError(f"--style-resolution must be 0 or a power of two of at least 4, got {size}")
+            raise UserError(f"--style-resolution must be 0 or a power of two of at least 4, got {size}")
         if size < largest:
-            raise ValueError(f"--style-resolution must be at least the {largest} blocks of the grid's side, got {size}")
+            raise UserError(f"--style-resolution must be at least the {largest} blocks of the grid's side, got {size}")
 
 
 def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def ssn_kwargs(args: dict[str, Any], config: SSNConfig) -> dict[str, Any]:
     resolution = args["training_set_kwargs"]["resolution"]
     height, width = side_lengths(resolution)
     if min(height, width) < 8:
-        raise ValueError(f"--cfg=ssn needs images of at least 8x8 pixels, got {width}x{height}")
+        raise UserError(f"--cfg=ssn needs images of at least 8x8 pixels, got {width}x{height}")
     check_block_grid(config.block_grids, resolution)
     args = copy.deepcopy(args)
     G_kwargs = args["G_kwargs"]
@@ -293,7 +294,7 @@ def _refuse_with_resume(settings: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if name in settings:
             flag = settings_of(SSNConfig)[name][1].flag
-            raise ValueError(f"{flag} cannot be given with --resume, whose networks decide, got {settings[name]}")
+            raise UserError(f"{flag} cannot be given with --resume, whose networks decide, got {settings[name]}")
 
 
 def _block_dim(device: str) -> int:
@@ -348,7 +349,7 @@ def _checked_config(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> S
     for name, (_field, kind) in settings_of(config).items():
         if kind.needs is not None and name in settings and getattr(config, kind.needs) == 0:
             needed = settings_of(config)[kind.needs][1].flag
-            raise ValueError(f"{kind.flag} has no effect without {needed}, got {table.show(settings[name])}")
+            raise UserError(f"{kind.flag} has no effect without {needed}, got {table.show(settings[name])}")
     return config
 
 
@@ -362,7 +363,7 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
     structure = from_stylegan2.generator_structure(G)
     dims = structure["block_z_dim"], structure["block_w_dim"]
     if block_dim is not None and dims != (block_dim, block_dim):
-        raise ValueError(f"--block-dim must be that of --resume, z {dims[0]} and w {dims[1]}, got {block_dim}")
+        raise UserError(f"--block-dim must be that of --resume, z {dims[0]} and w {dims[1]}, got {block_dim}")
     defaults: dict[str, Any] = {}
     if from_stylegan2.is_ssn(G):
         defaults.update(block_grids=tuple(tuple(grid) for grid in G.block_grid))
@@ -370,8 +371,8 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
         defaults.update((name, kwargs[name]) for name in SSNConfig().kwargs("synthesis") if name in kwargs)
     if from_stylegan2.has_encoder(G):
         if "encoder_init" in settings:
-            raise ValueError("--encoder-init cannot be given with a --resume that holds a trained encoder, "
-                             f"got {settings['encoder_init']}")
+            raise UserError("--encoder-init cannot be given with a --resume that holds a trained encoder, "
+                            f"got {settings['encoder_init']}")
     elif {**defaults, **settings}.get("encoder") != "none":
         defaults.update(encoder_init="zero")
     return {name: value for name, value in defaults.items() if name not in settings}

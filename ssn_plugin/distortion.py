@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ssn_plugin.errors import UserError
+
 LOG_FLOOR = 0.02  # share of the cap below which the logarithmic reward stops getting steeper
 
 
@@ -71,7 +73,7 @@ def diversity_reward(inside: torch.Tensor, cap: float, shape: str) -> torch.Tens
         return capped
     if shape == "log":
         return cap * (1 + ((capped / cap + LOG_FLOOR) / (1 + LOG_FLOOR)).log())
-    raise ValueError(f"diversity reward must be 'linear' or 'log', got {shape!r}")
+    raise UserError(f"diversity reward must be 'linear' or 'log', got {shape!r}")
 
 
 def sum_outside_change(
@@ -96,7 +98,7 @@ def block_means(change: torch.Tensor, block_grid: Sequence[int]) -> torch.Tensor
 def _squared_change(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Squared difference, averaged over channels. [N, C, H, W] twice -> [N, H, W]"""
     if before.shape != after.shape:
-        raise ValueError(f"images before and after must have one shape, got {[*before.shape]} and {[*after.shape]}")
+        raise UserError(f"images before and after must have one shape, got {[*before.shape]} and {[*after.shape]}")
     return (after - before).square().mean(dim=1)
 
 
@@ -108,7 +110,7 @@ def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def _cell_of_pixel(cells: int, pixels: int, device: torch.device) -> torch.Tensor:
     """Grid row (or column) that owns each pixel row (or column). [pixels] int64"""
     if not 1 <= cells <= pixels:
-        raise ValueError(f"a block grid over {pixels} pixels must have 1 to {pixels} cells per side, got {cells}")
+        raise UserError(f"a block grid over {pixels} pixels must have 1 to {pixels} cells per side, got {cells}")
     return torch.arange(pixels, device=device) * cells // pixels
 
 

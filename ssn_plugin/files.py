@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ssn_plugin.errors import UserError
+
 
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike, mode: str = "wb", **open_kwargs: Any) -> Iterator[IO]:
@@ -70,7 +72,7 @@ def save_png(image: Image.Image | np.ndarray, path: str | os.PathLike, text: dic
     """
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
-            raise ValueError(f"a PNG needs uint8 [H, W, 1, 3 or 4], got {image.dtype} {list(image.shape)}")
+            raise UserError(f"a PNG needs uint8 [H, W, 1, 3 or 4], got {image.dtype} {list(image.shape)}")
         image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     chunks = PngImagePlugin.PngInfo()
     for keyword, value in (text or {}).items():

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.networks import SSNGenerator
 from torch_utils import misc
 
@@ -64,9 +65,9 @@ def has_encoder(G: Any) -> bool:
 def check_generator(G: Any) -> None:
     """Raise ValueError unless `G` is a StyleGAN2 generator or an SSN."""
     if not (hasattr(G, "mapping") and hasattr(getattr(G, "synthesis", None), "b4")):
-        raise ValueError(f"{type(G).__name__} is no StyleGAN2 generator: it has no mapping or no synthesis.b4")
+        raise UserError(f"{type(G).__name__} is no StyleGAN2 generator: it has no mapping or no synthesis.b4")
     if G.z_dim < 1:
-        raise ValueError("a generator without latents (z_dim 0) cannot become a grid of them")
+        raise UserError("a generator without latents (z_dim 0) cannot become a grid of them")
 
 
 def generator_structure(G: Any) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def generator_structure(G: Any) -> dict[str, Any]:
     known = {*MAPPING_STRUCTURE, *names, *PRECISION, *IMMATERIAL}
     unknown = {*given.get("mapping_kwargs", {}), *given.get("synthesis_kwargs", {})} - known
     if unknown:
-        raise ValueError(f"the network was built with the arguments {', '.join(sorted(unknown))}, which an SSN has not")
+        raise UserError(f"the network was built with the arguments {', '.join(sorted(unknown))}, which an SSN has not")
     return dict(
         block_z_dim=G.block_z_dim if is_ssn(G) else G.z_dim,
         block_w_dim=G.block_w_dim if is_ssn(G) else G.w_dim,
@@ -133,7 +134,7 @@ def adopt_structure(args: dict[str, Any], networks: Mapping[str, Any]) -> dict[s
     G_kwargs = args["G_kwargs"]
     if "block_grid" not in G_kwargs:
         if is_ssn(networks["G"]):
-            raise ValueError("a StyleGAN2 cannot start from a Spatially Stochastic Network, only the other way round")
+            raise UserError("a StyleGAN2 cannot start from a Spatially Stochastic Network, only the other way round")
         structure.update(z_dim=structure.pop("block_z_dim"), w_dim=structure.pop("block_w_dim"))
     for key in ("mapping_kwargs", "synthesis_kwargs"):
         G_kwargs[key].update(structure.pop(key))
@@ -152,7 +153,7 @@ def _check_architecture(option: str, kwargs: Mapping[str, Any], network: Any) ->
     modules = network.modules() if network is not None else ()
     theirs = next((module.architecture for module in modules if hasattr(module, "architecture")), None)
     if theirs is not None and kwargs.get("architecture", theirs) != theirs:
-        raise ValueError(f"{option} must be that of --resume, {theirs}, got {kwargs['architecture']}")
+        raise UserError(f"{option} must be that of --resume, {theirs}, got {kwargs['architecture']}")
 
 
 @torch.no_grad()
@@ -246,12 +247,12 @@ def transfer_networks(
     tensor. Raises ValueError if the file holds no StyleGAN2 or the grid does not fit its images.
     """
     if encoder_init not in ENCODER_GATES:
-        raise ValueError(f"the encoder's start must be one of {', '.join(ENCODER_GATES)}, got {encoder_init!r}")
+        raise UserError(f"the encoder's start must be one of {', '.join(ENCODER_GATES)}, got {encoder_init!r}")
     source = networks["G_ema"]
     check_generator(source)
     if sum(map(math.prod, _grids(source))) > 1:
         grids = "+".join(f"{rows}x{cols}" for rows, cols in source.block_grid)
-        raise ValueError(f"the network is a Spatially Stochastic Network already, with a {grids} grid")
+        raise UserError(f"the network is a Spatially Stochastic Network already, with a {grids} grid")
     kwargs = generator_structure(source)
     kwargs["synthesis_kwargs"].update(
         generator_precision(source), encoder=encoder, encoder_gate=ENCODER_GATES[encoder_init],
@@ -259,10 +260,13 @@ def transfer_networks(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        blank = SSNGenerator(
-            c_dim=source.c_dim, img_resolution=source.img_resolution, img_channels=source.img_channels,
-            block_grid=[list(grid) for grid in block_grid], **kwargs,
-        ).eval().requires_grad_(False)
+        try:
+            blank = SSNGenerator(
+                c_dim=source.c_dim, img_resolution=source.img_resolution, img_channels=source.img_channels,
+                block_grid=[list(grid) for grid in block_grid], **kwargs,
+            ).eval().requires_grad_(False)
+        except ValueError as err:  # of a grid that does not fit: networks know nothing of users
+            raise UserError(str(err)) from err
     result, notes = dict(networks), []
     for key in ("G", "G_ema"):
         result[key] = copy.deepcopy(blank)

@@ -11,6 +11,7 @@ import torch
 import dnnlib
 from ssn_plugin import distortion
 from ssn_plugin.block_grid import finest_grid, first_block
+from ssn_plugin.errors import UserError
 from ssn_plugin.hosts.stylegan2_loss import StyleGAN2Loss, first_derivatives_only
 from ssn_plugin.networks import side_lengths
 from ssn_plugin.path_length import random_block_path_lengths
@@ -98,7 +99,7 @@ class DistortionLoss(StyleGAN2Loss):
             return distortion.mean_outside_change
         if reduction == "sum":
             return functools.partial(distortion.sum_outside_change, block_grid=self.block_grid)
-        raise ValueError(f"distortion reduction must be 'mean' or 'sum', got {reduction!r}")
+        raise UserError(f"distortion reduction must be 'mean' or 'sum', got {reduction!r}")
 
     def accumulate_gradients(
         self,
@@ -231,14 +232,14 @@ def load_outside_change(name: str) -> OutsideChange:
     try:
         function = dnnlib.util.get_obj_by_name(name)
     except (ImportError, AttributeError) as err:
-        raise ValueError(f"distortion function {name} cannot be imported: {err}") from err
+        raise UserError(f"distortion function {name} cannot be imported: {err}") from err
     if not callable(function):
-        raise ValueError(f"distortion function {name} must be a function, got {type(function).__name__}")
+        raise UserError(f"distortion function {name} must be a function, got {type(function).__name__}")
 
     def outside_change(before: torch.Tensor, after: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
         change = function(before, after, ~resampled)
         if change.shape != before.shape[:1]:
-            raise ValueError(f"{name} must return one number per image [{len(before)}], got {[*change.shape]}")
+            raise UserError(f"{name} must return one number per image [{len(before)}], got {[*change.shape]}")
         return change
 
     return outside_change

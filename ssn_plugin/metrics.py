@@ -18,6 +18,7 @@ import dnnlib
 from metrics import metric_main, metric_utils
 from ssn_plugin.block_grid import block_grid_of
 from ssn_plugin.edits.resample import keyed_normal
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import open_atomic, save_png
 from ssn_plugin.hosts import host
 from ssn_plugin.measures.leak_map import draw_leak_map
@@ -89,7 +90,7 @@ def consistency_metric(opts: Any, name: str, count: int, detector_url: str = INC
     should equal `_floor`, the distance between two sets of fresh images, which is above zero as the sets are finite.
     """
     if count < 20:
-        raise ValueError(f"consistency needs at least 20 images, got {count}")
+        raise UserError(f"consistency needs at least 20 images, got {count}")
     block_grid_of(opts.G, "the network")   # fails before a detector is loaded
     detector = functools.partial(_load_detector(opts, detector_url), return_features=True)
     fresh = image_features(opts, count, detector, first=0)
@@ -163,7 +164,7 @@ def _label_fn(opts: Any) -> LabelFn | None:
     if not opts.G.c_dim:
         return None
     if "class_name" not in opts.dataset_kwargs:
-        raise ValueError("a conditional network takes the labels of a data set, and none is known")
+        raise UserError("a conditional network takes the labels of a data set, and none is known")
     dataset = dnnlib.util.construct_class_by_name(**opts.dataset_kwargs)
     seed = host.current().seed_of(opts)
     return lambda i: dataset.get_label(np.random.RandomState([LABEL_STREAM, seed, i]).randint(len(dataset)))

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from ssn_plugin.errors import UserError
+
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # first word of a field's annotation -> of its option
 
 
@@ -81,7 +83,7 @@ def check_rules(config: Any) -> None:
     for name, (_field, kind) in settings_of(config).items():
         value = getattr(config, name)
         if kind.rule is not None and value is not None and not kind.rule.holds(value):
-            raise ValueError(f"{kind.flag or name} must be {kind.rule.words}, got {show(value)}")
+            raise UserError(f"{kind.flag or name} must be {kind.rule.words}, got {show(value)}")
 
 
 def click_option(field: dataclasses.Field, kind: Setting, presets: Mapping[str, Mapping[str, Any]]) -> click.Option:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from ssn_plugin.errors import UserError
+
 
 def to_uint8(img: torch.Tensor) -> torch.Tensor:
     """-1..1 -> 0..255: x * 127.5 + 128, clamped, the fraction cut off."""
@@ -16,10 +18,10 @@ def to_uint8(img: torch.Tensor) -> torch.Tensor:
 def check_picture(img: torch.Tensor) -> None:
     """Raise ValueError unless an image [..., C, H, W] can be written to a file: gray, RGB or RGBA, of numbers."""
     if img.shape[-3] not in (1, 3, 4):
-        raise ValueError(f"pictures have 1, 3 or 4 channels, the network makes {img.shape[-3]}")
+        raise UserError(f"pictures have 1, 3 or 4 channels, the network makes {img.shape[-3]}")
     if not img.isfinite().all():
-        raise ValueError("the network makes pixels that are not numbers (NaN or infinite): its weights are damaged, or "
-                         "its training diverged")
+        raise UserError("the network makes pixels that are not numbers (NaN or infinite): its weights are damaged, or "
+                        "its training diverged")
 
 
 def to_three_channels(img: torch.Tensor) -> torch.Tensor:

@@ -112,7 +112,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(command, number, good, 
     result = run(command, case.args)
     assert result.exit_code == 2, f"{case.what}: {result.output}"
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1, f"{case.what}: {result.stderr}"
-    assert "Traceback" not in result.output and "shows where" not in result.stderr, f"{case.what}: {result.stderr}"
+    assert "Traceback" not in result.output, f"{case.what}: {result.stderr}"
     assert len(result.stderr) < 1000, f"{case.what}: {result.stderr}"
     assert files_below(tmp_path) == before, case.what
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dis
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import IO, Any
 
 import click
@@ -15,9 +14,6 @@ import click
 from dnnlib.util import is_lack_of_memory, open_missing_streams, printable
 from torch_utils.allocator import keep_freed_memory
 from training.formats.network_names import network_help
-
-NUMERIC_LIBRARIES = ("torch", "numpy", "scipy")
-
 
 COMMANDS = "training.cli.commands"  # in the `meta` of click's contexts: the words to call a script, by its name
 
@@ -38,7 +34,7 @@ class Interrupted(click.ClickException):
 
 
 class Command(click.Command):
-    """A click command that reports ValueError, OSError and wrong usage in one line, without a traceback.
+    """A click command that reports UserError, OSError and wrong usage in one line, without a traceback.
 
     Use it as `@click.command(cls=Command)`. With DNNLIB_TRACEBACK=1 in the environment errors pass unchanged.
     """
@@ -110,8 +106,7 @@ def words_to_call(script: str, path: str | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise as `OneLineError` what a user can do something about: wrong usage, OSError, ValueError unless it is a bug,
-    a lack of memory.
+    """Raise as `OneLineError` what a user can do something about: wrong usage, UserError, OSError, a lack of memory.
 
     Other exceptions pass unchanged, and all of them with DNNLIB_TRACEBACK=1 in the environment.
     """
@@ -132,7 +127,7 @@ def one_line_errors() -> Iterator[None]:
     except ValueError as err:
         if is_bug(err):
             raise
-        raise OneLineError(_one_line(_describe(err)) + _hint(err)) from err
+        raise OneLineError(_one_line(_describe(err))) from err
     except (MemoryError, RuntimeError) as err:
         if not is_lack_of_memory(err):
             raise
@@ -143,27 +138,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_bug(err: ValueError) -> bool:
-    """Does it come from the code of a numeric library, which knows nothing of the user's input?"""
-    if _worker_message(err) is not None:
-        return False
-    frame = _innermost(err.__traceback__)
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return module.split(".")[0] in NUMERIC_LIBRARIES
+    """Is it none of the errors that stand for a mistake of the user, but one of a library or of Python itself?
 
-
-def _hint(err: ValueError) -> str:
-    """How to see where an error came from that no `raise` states: a conversion or an array operation failed."""
-    frame = _innermost(err.__traceback__)
-    if frame is None or type(err) is not ValueError or _worker_message(err) is not None:
-        return ""
-    operation = frame.tb_frame.f_code.co_code[frame.tb_lasti]
-    return "" if dis.opname[operation] == "RAISE_VARARGS" else " (DNNLIB_TRACEBACK=1 shows where)"
-
-
-def _innermost(traceback: TracebackType | None) -> TracebackType | None:
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback
+    `UserError` is known by its name: a plugin that also runs in other hosts has a class of its own. Files that are not
+    what they should be show as text or JSON that cannot be decoded.
+    """
+    expected = any(cls.__name__ == "UserError" for cls in type(err).__mro__)
+    return not (expected or isinstance(err, (UnicodeError, json.JSONDecodeError)) or _worker_message(err) is not None)
 
 
 def _describe(err: OSError | ValueError) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import softplus
 
+from dnnlib.util import UserError
 from torch_utils import misc, training_stats
 from torch_utils.ops import conv2d_gradfix
 
@@ -42,7 +43,7 @@ class Loss:
         """Set what `state_dict` names; further entries are ignored. ValueError for one that is missing."""
         kept = self.state_dict()
         for name in sorted(kept.keys() - state.keys()):
-            raise ValueError(f"the saved state is that of another run: it has no loss.{name}")
+            raise UserError(f"the saved state is that of another run: it has no loss.{name}")
         for name, value in kept.items():
             if isinstance(value, torch.Tensor):
                 value.copy_(state[name])  # in place: a CUDA graph may hold it

@@ -111,8 +111,8 @@ class Run:
     options: RunOptions
     state: TrainingState
     data: TrainingData
-    preview: PreviewGrid | None  # None on other processes than the first
-    best: BestSnapshot | None    # likewise
+    preview: PreviewGrid | None  # None in all processes but the first
+    best: BestSnapshot | None    # None in all processes but the first
     reporter: TickReporter
     live: LiveLine
     writer: BackgroundWriter

@@ -15,6 +15,7 @@ from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.recipe_files import PNG_KEYWORD, check_keys, recipe_text, typed
 from ssn_plugin.edits.resample import Resampling
 from ssn_plugin.edits.session import State
+from ssn_plugin.errors import UserError
 
 MAX_SCALE = 16
 FILM_SIDE = 384          # least width and height of a film, pixels
@@ -35,7 +36,7 @@ def export(studio: Studio, state_id: str, kind: str, options: dict[str, Any]) ->
     """Make what the page asks for. ValueError for a kind that is not there."""
     state = studio.session.state(state_id)
     if kind not in KINDS:
-        raise ValueError(f"export must be one of {', '.join(KINDS)}, got {kind[:40]!r}")
+        raise UserError(f"export must be one of {', '.join(KINDS)}, got {kind[:40]!r}")
     return KINDS[kind](studio, state, options)
 
 
@@ -43,7 +44,7 @@ def export_png(studio: Studio, state: State, options: dict[str, Any]) -> Export:
     check_keys("the options", options, ("scale",))
     scale = typed("scale", options["scale"], int)
     if not 1 <= scale <= MAX_SCALE:
-        raise ValueError(f"scale must be in 1..{MAX_SCALE}, got {scale}")
+        raise UserError(f"scale must be in 1..{MAX_SCALE}, got {scale}")
     image = Image.open(io.BytesIO(studio.image(state.id)))
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)

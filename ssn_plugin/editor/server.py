@@ -11,6 +11,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from ssn_plugin.editor.app import Editor
 from ssn_plugin.editor.guard import Guard, allowed_hosts, new_token
 from ssn_plugin.editor.studio import Studio
+from ssn_plugin.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 IDLE_SECONDS = 60   # a connection that sends nothing for so long is closed
@@ -38,7 +39,7 @@ def check_host(host: str) -> None:
     except ValueError:   # a name
         wildcard = not host
     if wildcard:
-        raise ValueError(f"--host must be the address that the browser will be sent to, got {host or 'nothing'!r}")
+        raise UserError(f"--host must be the address that the browser will be sent to, got {host or 'nothing'!r}")
 
 
 class EditorServer:

@@ -27,6 +27,7 @@ from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.recipe_files import check_keys, typed
 from ssn_plugin.edits.resample import Resampling, Variant, resample, to_uint8
 from ssn_plugin.edits.session import Session, State
+from ssn_plugin.errors import UserError
 
 MAX_VARIANTS = 64                  # of one request; more come with another
 MAX_MASK_SIDE = 4096               # pixels
@@ -90,7 +91,7 @@ class Studio:
         """Bring the first image back under a mask: its latents are taken there, and all around stays exactly."""
         recipe = self.session.recipe(state_id)
         if recipe.found is not None:
-            raise ValueError("an image that was found for a picture cannot be brushed back")
+            raise UserError("an image that was found for a picture cannot be brushed back")
         edit = EditRequest(mask=_read_mask(mask), transplant_from=recipe.seed, keep_exact=True, feather=1)
         return self._change(lambda: self.session.keep(state_id, edit, 1))
 
@@ -130,7 +131,7 @@ class Studio:
     def variants(self, state_id: str, request: dict[str, Any], first: int, count: int) -> Iterator[dict[str, Any]]:
         """Variants first, first + 1, ... one by one; between two of them others get their turn."""
         if not 1 <= count <= MAX_VARIANTS:
-            raise ValueError(f"count must be in 1..{MAX_VARIANTS}, got {count}")
+            raise UserError(f"count must be in 1..{MAX_VARIANTS}, got {count}")
         edit = self._read_request(request)
         draws = self.session.variants(state_id, edit, count, first)
         while True:
@@ -142,7 +143,7 @@ class Studio:
     def resampling(self, state_id: str, request: dict[str, Any], numbers: Sequence[int]) -> Resampling:
         """A state and some of its variants, as a contact sheet shows them."""
         if not 1 <= len(numbers) <= MAX_VARIANTS:
-            raise ValueError(f"a sheet shows 1..{MAX_VARIANTS} variants, got {len(numbers)}")
+            raise UserError(f"a sheet shows 1..{MAX_VARIANTS} variants, got {len(numbers)}")
         edit = dataclasses.replace(self._read_request(request), num_variants=1)
         G, name = self.session.network.G, self.session.network.name
 
@@ -246,9 +247,9 @@ def _read_mask(text: Any) -> Mask:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:   # reads no pixels yet
             width, height = image.size
     except (ValueError, OSError, SyntaxError) as err:
-        raise ValueError("the mask is not a PNG in base64") from err
+        raise UserError("the mask is not a PNG in base64") from err
     if max(width, height) > MAX_MASK_SIDE:
-        raise ValueError(f"a mask has sides of at most {MAX_MASK_SIDE} pixels, got {width}x{height}")
+        raise UserError(f"a mask has sides of at most {MAX_MASK_SIDE} pixels, got {width}x{height}")
     return load_mask(io.BytesIO(png), "of the page")
 
 
@@ -256,12 +257,12 @@ def _blocks_text(blocks: Any, grid: Any) -> str:
     """Blocks in the words of the command line: `4x4:1,2+1,3`."""
     rows, cols = (typed("a side of the grid", side, int) for side in _of_length("grid", grid, 2))
     if not typed("blocks", blocks, list):
-        raise ValueError("nothing is selected")
+        raise UserError("nothing is selected")
     pairs = [[typed("a coordinate", value, int) for value in _of_length("a block", block, 2)] for block in blocks]
     return f"{rows}x{cols}:" + "+".join(f"{row},{col}" for row, col in pairs)
 
 
 def _of_length(name: str, value: Any, length: int) -> list[Any]:
     if len(typed(name, value, list)) != length:
-        raise ValueError(f"{name} must have {length} entries, got {len(value)}")
+        raise UserError(f"{name} must have {length} entries, got {len(value)}")
     return value

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ssn_plugin.errors import UserError
+
 MAX_BYTES = 512 * 2**20
 
 
@@ -40,10 +42,10 @@ class Arrays:
             with np.load(io.BytesIO(self.data), allow_pickle=False) as data:
                 arrays = {} if is_compressed else {name: np.asarray(data[name]) for name in data.files}
         except Exception as err:  # damage shows as errors of zipfile, of the parser of headers and others
-            raise ValueError(f"not a readable npz file ({type(err).__name__})") from err
+            raise UserError(f"not a readable npz file ({type(err).__name__})") from err
         if is_compressed:  # a small file could then hold more than any memory
-            raise ValueError("an npz file of a recipe must not be compressed")
+            raise UserError("an npz file of a recipe must not be compressed")
         for name, value in arrays.items():
             if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
-                raise ValueError(f"array {name[:80]!r} must hold finite floats of 16 or 32 bits, got {value.dtype}")
+                raise UserError(f"array {name[:80]!r} must hold finite floats of 16 or 32 bits, got {value.dtype}")
         return arrays

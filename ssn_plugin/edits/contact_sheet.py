@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.page import (
     ACCENT,
     GAP,
@@ -50,7 +51,7 @@ def draw_contact_sheet(
     """
     num = len(variants)
     if not num or len(labels) != num or len(notes) != num:
-        raise ValueError(f"a sheet needs a label and a note for each variant, got {num}, {len(labels)}, {len(notes)}")
+        raise UserError(f"a sheet needs a label and a note for each variant, got {num}, {len(labels)}, {len(notes)}")
     rows = 1 if num <= 2 else 2 if num <= 12 else math.ceil(math.sqrt(num / 2))
     columns = math.ceil(num / rows)
     tile_w, tile_h = tile_size(region.shape)

@@ -15,6 +15,7 @@ from ssn_plugin.edits.paste import box_in, paste_change, paste_weight
 from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.resample import Resampling, render_recipe, to_uint8
 from ssn_plugin.edits.resample_report import stem_of
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import save_png
 
 
@@ -22,9 +23,9 @@ def remembered_network(recipe: Recipe, path: str) -> str:
     """The network that a recipe names. ValueError where it does not, or where nothing is left of it."""
     network = recipe.network_path
     if network is None:
-        raise ValueError(f"{path} does not say where its network {recipe.network_name} is: name it with --network")
+        raise UserError(f"{path} does not say where its network {recipe.network_name} is: name it with --network")
     if not network.startswith("demo:") and not os.path.isfile(network):
-        raise ValueError(f"the network {network} of {path} is not there: name it with --network")
+        raise UserError(f"the network {network} of {path} is not there: name it with --network")
     return network
 
 
@@ -64,5 +65,5 @@ def save_photographs(
 def check_photograph(recipe: Recipe, photo: Image.Image, path: str) -> None:
     """ValueError unless the recipe says where its image lies in this photograph."""
     if recipe.picture is None:
-        raise ValueError(f"{path} was not made for a picture; projector.py makes such recipes")
+        raise UserError(f"{path} was not made for a picture; projector.py makes such recipes")
     box_in(photo, recipe.picture)

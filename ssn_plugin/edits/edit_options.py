@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssn_plugin.block_grid import block_grid_of, check_block, finest_grid, image_size, locate_grid
 from ssn_plugin.edits.recipe import Edit, Recipe, check_seed, encode_mask
+from ssn_plugin.errors import UserError
 
 
 def parse_blocks(text: str, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -32,14 +33,14 @@ def parse_blocks(text: str, grid: tuple[int, int]) -> tuple[tuple[int, int], ...
     if text.startswith("keep:"):
         blocks = every.difference(parse_blocks(text.removeprefix("keep:"), grid))
         if not blocks:
-            raise ValueError(f"{text!r} keeps all blocks of the {rows}x{cols} latent grid, so nothing would be redrawn")
+            raise UserError(f"{text!r} keeps all blocks of the {rows}x{cols} latent grid, so nothing would be redrawn")
         return tuple(sorted(blocks))
     blocks = set()
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(-?\d{1,9})\s*(?:,\s*(-?\d{1,9})\s*)?", part)
         if not match:
-            raise ValueError(f"block {part.strip()!r} must be ROW,COL or an index or 'all'; join several with '+', "
-                             "put another grid in front as in 1x1:0")
+            raise UserError(f"block {part.strip()!r} must be ROW,COL or an index or 'all'; join several with '+', "
+                            "put another grid in front as in 1x1:0")
         first, second = match.groups()
         block = (int(first), int(second)) if second else divmod(int(first), cols)
         check_block(block, grid, part.strip() if not second else None)
@@ -74,9 +75,9 @@ def parse_layers(text: str | None, num_ws: int) -> tuple[int, int]:
     elif match:
         first, last = int(match[1]), int(match[2] or match[1])
     else:
-        raise ValueError(f"layers must be coarse, middle, fine, A-B or A, got {text!r}")
+        raise UserError(f"layers must be coarse, middle, fine, A-B or A, got {text!r}")
     if not first <= last < num_ws:
-        raise ValueError(f"layers {text} are empty or outside the layers 0-{num_ws - 1} of this network")
+        raise UserError(f"layers {text} are empty or outside the layers 0-{num_ws - 1} of this network")
     return first, last
 
 
@@ -98,8 +99,8 @@ class Mask:
         if (mask_height, mask_width) == (height, width):
             return self
         if abs(mask_width - mask_height * width / height) > max(1, width / height):
-            raise ValueError(f"mask {self.path} is {mask_width}x{mask_height}, the image {width}x{height}: "
-                             "the proportions differ")
+            raise UserError(f"mask {self.path} is {mask_width}x{mask_height}, the image {width}x{height}: "
+                            "the proportions differ")
         smaller = width < mask_width
         method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
         return Mask(self.path, np.asarray(Image.fromarray(self.weights).resize((width, height), method)))
@@ -119,17 +120,17 @@ def load_mask(source: str | os.PathLike | IO[bytes], name: str | None = None) ->
             upright = ImageOps.exif_transpose(image)
     except OSError as err:
         if isinstance(err, UnidentifiedImageError):
-            raise ValueError(f"mask {path} is not a readable image") from err
-        raise ValueError(f"mask {path} cannot be read: {err.strerror or err}") from err
+            raise UserError(f"mask {path} is not a readable image") from err
+        raise UserError(f"mask {path} cannot be read: {err.strerror or err}") from err
     except Exception as err:   # Pillow's decoders raise nearly anything on damaged data
-        raise ValueError(f"mask {path} is not a readable image") from err
+        raise UserError(f"mask {path} is not a readable image") from err
     if upright.mode.startswith("I;16"):
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        raise ValueError(f"mask {path} must be an image with 8 or 16 bits of gray or RGB, got mode {upright.mode}")
+        raise UserError(f"mask {path} must be an image with 8 or 16 bits of gray or RGB, got mode {upright.mode}")
     weights = _painted(np.asarray(upright.convert("RGBA")).astype(np.uint16))
     if weights.max() < 128:
-        raise ValueError(f"mask {path} has no pixel brighter than mid gray, so nothing would be redrawn")
+        raise UserError(f"mask {path} has no pixel brighter than mid gray, so nothing would be redrawn")
     return Mask(path, weights)
 
 

@@ -13,6 +13,7 @@ from ssn_plugin.block_grid import block_grid_of
 from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.recipe import Recipe, hash_network
 from ssn_plugin.edits.resample import check_recipe
+from ssn_plugin.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +48,14 @@ class OpenNetwork:
         """Raise ValueError unless the recipe belongs to this network, tuned as it is, and fits it."""
         check_recipe(recipe, self.G, self.name, self.sha256)
         if recipe.tuned != self.tuned:
-            raise ValueError("the recipe belongs to a network that was tuned to another picture, or to none")
+            raise UserError("the recipe belongs to a network that was tuned to another picture, or to none")
 
     def tuned_for(self, recipe: Recipe) -> OpenNetwork:
         """The network as the recipe wants it: this one, or a copy of it with other parameters."""
         if recipe.tuned == self.tuned:
             return self
         if self.tuned is not None:
-            raise ValueError("a network that was tuned cannot be tuned to another picture")
+            raise UserError("a network that was tuned cannot be tuned to another picture")
         if recipe.network_sha256 != self.sha256:
             check_recipe(recipe, self.G, self.name, self.sha256)  # says so
         assert recipe.tuned is not None
@@ -69,6 +70,6 @@ def add_to_parameters(G: torch.nn.Module, tuned: Arrays) -> torch.nn.Module:
     for name, delta in tuned.load().items():
         if name not in parameters or list(parameters[name].shape) != list(delta.shape):
             shape = list(parameters[name].shape) if name in parameters else "no such parameter"
-            raise ValueError(f"the tuned network changes {name[:80]!r} by {list(delta.shape)}, this one has {shape}")
+            raise UserError(f"the tuned network changes {name[:80]!r} by {list(delta.shape)}, this one has {shape}")
         parameters[name].add_(torch.from_numpy(delta).to(parameters[name]))
     return G

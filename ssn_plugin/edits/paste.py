@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssn_plugin.edits.recipe import MAX_FEATHER, Edit, Picture, Recipe
 from ssn_plugin.edits.resample import region_weight
+from ssn_plugin.errors import UserError
 
 
 def paste_weight(G: torch.nn.Module, recipe: Recipe) -> torch.Tensor:
@@ -23,7 +24,7 @@ def paste_weight(G: torch.nn.Module, recipe: Recipe) -> torch.Tensor:
     end abruptly.
     """
     if not recipe.edits:
-        raise ValueError("the recipe has no edit whose change could be given to a photograph")
+        raise UserError("the recipe has no edit whose change could be given to a photograph")
     return torch.stack([region_weight(G, _with_feather(G, edit)) for edit in recipe.edits]).amax(dim=0)
 
 
@@ -72,8 +73,8 @@ def box_in(photo: Image.Image, picture: Picture) -> tuple[int, int, int, int]:
     """
     scale = photo.width / picture.width
     if abs(photo.height - picture.height * scale) > max(1, scale):
-        raise ValueError(f"the photograph is {photo.width}x{photo.height}, the recipe was made for {picture.name} of "
-                         f"{picture.width}x{picture.height}: the proportions differ")
+        raise UserError(f"the photograph is {photo.width}x{photo.height}, the recipe was made for {picture.name} of "
+                        f"{picture.width}x{picture.height}: the proportions differ")
     left, top, right, bottom = (round(side * scale) for side in picture.box)
     return left, top, min(max(right, left + 1), photo.width), min(max(bottom, top + 1), photo.height)
 

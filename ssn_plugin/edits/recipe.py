@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ssn_plugin.edits.arrays import Arrays
+from ssn_plugin.errors import UserError
 
 NOISE_MODES = ("const", "random", "none")
 MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
@@ -48,23 +49,23 @@ class Edit:
 
     def __post_init__(self) -> None:
         if bool(self.blocks) == (self.mask is not None):
-            raise ValueError("an edit has either blocks or a mask")
+            raise UserError("an edit has either blocks or a mask")
         if self.grid is not None and self.mask is not None:
-            raise ValueError(f"an edit with a mask redraws the finest grid, got grid {list(self.grid)}")
+            raise UserError(f"an edit with a mask redraws the finest grid, got grid {list(self.grid)}")
         if len(set(self.blocks)) != len(self.blocks):
-            raise ValueError(f"an edit names a block twice: {[list(block) for block in self.blocks]}"[:200])
+            raise UserError(f"an edit names a block twice: {[list(block) for block in self.blocks]}"[:200])
         if not 0 <= self.layers[0] <= self.layers[1]:
-            raise ValueError(f"layers must be first <= last, both >= 0, got {list(self.layers)}")
+            raise UserError(f"layers must be first <= last, both >= 0, got {list(self.layers)}")
         if (self.variant is None) == (self.transplant_from is None):
-            raise ValueError("an edit has either a variant or transplant_from")
+            raise UserError("an edit has either a variant or transplant_from")
         if self.noise and self.transplant_from is not None:
-            raise ValueError("a transplant keeps the noise maps, so noise must be false")
+            raise UserError("a transplant keeps the noise maps, so noise must be false")
         if not 0 <= self.feather <= MAX_FEATHER:
-            raise ValueError(f"the feather must be 0..{MAX_FEATHER} pixels, got {self.feather}")
+            raise UserError(f"the feather must be 0..{MAX_FEATHER} pixels, got {self.feather}")
         if self.feather and self.mask is None and not self.keep_exact:
-            raise ValueError("blocks have a feather only where the rest is kept exactly")
+            raise UserError("blocks have a feather only where the rest is kept exactly")
         if not 0 <= self.key <= MAX_KEY:
-            raise ValueError(f"the key of an edit must be in 0..{MAX_KEY}, got {self.key}")
+            raise UserError(f"the key of an edit must be in 0..{MAX_KEY}, got {self.key}")
         for name in ("variant", "transplant_from"):
             check_seed(name, getattr(self, name))
 
@@ -90,7 +91,7 @@ class Picture:
     def __post_init__(self) -> None:
         left, top, right, bottom = self.box
         if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
-            raise ValueError(f"box {list(self.box)} is not within the picture of {self.width}x{self.height} pixels")
+            raise UserError(f"box {list(self.box)} is not within the picture of {self.width}x{self.height} pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,20 +115,20 @@ class Recipe:
         check_seed("seed", self.seed)
         check_seed("class", self.label)
         if not abs(self.truncation) < 3e38:   # networks multiply with it in single precision
-            raise ValueError(f"truncation must be finite and below 3e38, got {self.truncation}")
+            raise UserError(f"truncation must be finite and below 3e38, got {self.truncation}")
         if self.noise_mode not in NOISE_MODES:
-            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {self.noise_mode[:80]!r}")
+            raise UserError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {self.noise_mode[:80]!r}")
         if len(self.edits) > MAX_EDITS or len(self.variants) > MAX_VARIANTS:
-            raise ValueError(f"a recipe has at most {MAX_EDITS} edits and {MAX_VARIANTS} variants, "
-                             f"got {len(self.edits)} and {len(self.variants)}")
+            raise UserError(f"a recipe has at most {MAX_EDITS} edits and {MAX_VARIANTS} variants, "
+                            f"got {len(self.edits)} and {len(self.variants)}")
         numbers = [edit.number for edit in self.variants]
         if len(set(numbers)) != len(numbers):
-            raise ValueError(f"the variants must have different numbers, got {numbers}"[:200])
+            raise UserError(f"the variants must have different numbers, got {numbers}"[:200])
         if not all(edit.same_place(self.variants[0]) for edit in self.variants):
-            raise ValueError("the variants must all change the same place")
+            raise UserError("the variants must all change the same place")
         keys = [edit.key for edit in self.edits]
         if len(set(keys)) != len(keys) or not {edit.key for edit in self.variants}.isdisjoint(keys):
-            raise ValueError(f"every edit needs a key of its own, got {keys}"[:200])
+            raise UserError(f"every edit needs a key of its own, got {keys}"[:200])
 
     @property
     def next_key(self) -> int:
@@ -147,7 +148,7 @@ class Recipe:
         """With the edit of this number, counted from 1, taken out. The draws of the others stay what they are."""
         if not 1 <= number <= len(self.edits):
             rule = f"1..{len(self.edits)}" if self.edits else "one of its edits, and it has none"
-            raise ValueError(f"the edit to drop must be {rule}, got {number}")
+            raise UserError(f"the edit to drop must be {rule}, got {number}")
         return dataclasses.replace(self, edits=self.edits[:number - 1] + self.edits[number:], variants=())
 
     def starts_like(self, other: Recipe) -> bool:
@@ -170,12 +171,12 @@ class Recipe:
             if edit.number == number:
                 return dataclasses.replace(self, edits=(*self.edits, edit), variants=())
         numbers = ", ".join(str(edit.number) for edit in self.variants) or "none"
-        raise ValueError(f"the recipe has no variant {number}; it has {numbers}, and 0 for the image before")
+        raise UserError(f"the recipe has no variant {number}; it has {numbers}, and 0 for the image before")
 
 
 def check_seed(name: str, value: int | None) -> None:
     if value is not None and not 0 <= value <= MAX_SEED:
-        raise ValueError(f"{name} must be in 0..{MAX_SEED}, got {value}")
+        raise UserError(f"{name} must be in 0..{MAX_SEED}, got {value}")
 
 
 def hash_network(G: torch.nn.Module) -> str:
@@ -203,9 +204,9 @@ def decode_mask(png: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             if image.mode != "L":
-                raise ValueError(f"a mask must be 8-bit gray, got mode {image.mode}")
+                raise UserError(f"a mask must be 8-bit gray, got mode {image.mode}")
             if size is not None and (image.height, image.width) != size:
-                raise ValueError(f"the mask is {image.width}x{image.height}, the image {size[1]}x{size[0]}")
+                raise UserError(f"the mask is {image.width}x{image.height}, the image {size[1]}x{size[0]}")
             return np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as err:
-        raise ValueError(f"a mask is not a readable PNG ({err})") from err
+        raise UserError(f"a mask is not a readable PNG ({err})") from err

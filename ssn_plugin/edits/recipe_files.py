@@ -20,6 +20,7 @@ from PIL import Image
 
 from ssn_plugin.edits.arrays import MAX_BYTES, Arrays
 from ssn_plugin.edits.recipe import Edit, Picture, Recipe, hash_network
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import open_atomic, save_png
 
 FORMAT_1 = "ssn-recipe 1"      # from a seed alone; edits are numbered instead of having keys
@@ -74,18 +75,18 @@ class Tables:
         for sha256, place in typed("arrays", arrays, dict).items():
             found = _read_arrays(typed("an entry of arrays", place, dict), folder)
             if found.sha256 != sha256:
-                raise ValueError(f"arrays {sha256[:80]!r} have the hash {found.sha256}")
+                raise UserError(f"arrays {sha256[:80]!r} have the hash {found.sha256}")
             tables.arrays[sha256] = found
         return tables
 
     def mask(self, name: Any) -> bytes:
         if typed("mask", name, str) not in self.masks:
-            raise ValueError(f"edit names {name[:80]!r}, masks has {', '.join(self.masks)[:80] or 'none'}")
+            raise UserError(f"edit names {name[:80]!r}, masks has {', '.join(self.masks)[:80] or 'none'}")
         return self.masks[name]
 
     def arrays_of(self, sha256: Any) -> Arrays | None:
         if sha256 is not None and typed("the name of arrays", sha256, str) not in self.arrays:
-            raise ValueError(f"the recipe names the arrays {sha256[:80]!r}, which it has not")
+            raise UserError(f"the recipe names the arrays {sha256[:80]!r}, which it has not")
         return None if sha256 is None else self.arrays[sha256]
 
 
@@ -114,13 +115,13 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
     Raises ValueError with one line that names the file, OSError when it cannot be read.
     """
     if os.path.getsize(path) > MAX_FILE_BYTES:
-        raise ValueError(f"recipe {path}: {os.path.getsize(path)} bytes, at most {MAX_FILE_BYTES} are read")
+        raise UserError(f"recipe {path}: {os.path.getsize(path)} bytes, at most {MAX_FILE_BYTES} are read")
     with open(path, "rb") as file:
         text = file.read()
     try:
         return parse_recipe(text, os.path.dirname(path) or ".")
     except (ValueError, OverflowError) as err:
-        raise ValueError(f"recipe {path}: {err}") from err
+        raise UserError(f"recipe {path}: {err}") from err
 
 
 def found_recipe(
@@ -150,12 +151,12 @@ def open_recipe(
         recipe = recipe.pick(pick)
     if undo:
         if not recipe.edits:
-            raise ValueError(f"recipe {path}: there is no edit to undo")
+            raise UserError(f"recipe {path}: there is no edit to undo")
         recipe = recipe.without(len(recipe.edits))
     if drop is not None:
         recipe = recipe.without(drop)
     if goes_on and recipe.variants:
-        raise ValueError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
+        raise UserError(f"{path} holds {len(recipe.variants)} variants: name the one to go on from with --pick")
     return recipe
 
 
@@ -195,11 +196,11 @@ def parse_json(text: bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as err:
-        raise ValueError("not a text file in UTF-8") from err
+        raise UserError("not a text file in UTF-8") from err
     except json.JSONDecodeError as err:
-        raise ValueError(f"not JSON, {err}") from err
+        raise UserError(f"not JSON, {err}") from err
     except RecursionError as err:
-        raise ValueError("nested too deeply") from err
+        raise UserError("nested too deeply") from err
 
 
 def recipe_to_json(recipe: Recipe, tables: Tables, folder: str | os.PathLike | None = None) -> dict[str, Any]:
@@ -229,7 +230,7 @@ def recipe_from_json(data: Any, tables: Tables, folder: str | os.PathLike | None
     keys = ("format", "network", "seed", "class", "truncation", "noise_mode", "latents", "picture", "edits", "variants")
     check_keys("the recipe", data, keys)
     if data["format"] != FORMAT:
-        raise ValueError(f"format must be {FORMAT!r} or {FORMAT_1!r}, got {str(data['format'])[:80]!r}")
+        raise UserError(f"format must be {FORMAT!r} or {FORMAT_1!r}, got {str(data['format'])[:80]!r}")
     check_keys("network", data["network"], ("name", "sha256", "path", "tuned"))
     path = data["network"]["path"]
     return Recipe(
@@ -318,12 +319,12 @@ def _read_arrays(place: dict[str, Any], folder: str | os.PathLike | None) -> Arr
     name = _name("the file of arrays", place["file"])
     # A file beside the recipe and nothing else: a recipe from elsewhere must not reach into other folders.
     if folder is None or not name.endswith(".npz") or name != os.path.basename(name) or set(name) & set("/\\:"):
-        raise ValueError(f"arrays must be an npz file beside the recipe, got {name!r}")
+        raise UserError(f"arrays must be an npz file beside the recipe, got {name!r}")
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
-        raise ValueError(f"{name}, which belongs to it, is not beside it")
+        raise UserError(f"{name}, which belongs to it, is not beside it")
     if os.path.getsize(path) > MAX_BYTES:
-        raise ValueError(f"{name} has {os.path.getsize(path)} bytes, at most {MAX_BYTES} are read")
+        raise UserError(f"{name} has {os.path.getsize(path)} bytes, at most {MAX_BYTES} are read")
     with open(path, "rb") as file:
         return Arrays(file.read())
 
@@ -355,7 +356,7 @@ def _text_chunk(png: bytes, keyword: str) -> bytes:
     for kind, content in _png_chunks(png):
         if kind == b"tEXt" and content.startswith(keyword.encode() + b"\0"):
             return content[len(keyword) + 1:]
-    raise ValueError("this PNG carries no recipe")
+    raise UserError("this PNG carries no recipe")
 
 
 def _png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -370,7 +371,7 @@ def typed(name: str, value: Any, kind: type) -> Any:
     """The value, if it is of this type of JSON. ValueError otherwise."""
     # `type is`, not isinstance: JSON's true must not pass as the number 1.
     if type(value) is not kind:
-        raise ValueError(f"{name} must be of type {kind.__name__}, got {json.dumps(value)[:80]}")
+        raise UserError(f"{name} must be of type {kind.__name__}, got {json.dumps(value)[:80]}")
     return value
 
 
@@ -379,23 +380,23 @@ def check_keys(name: str, data: Any, keys: Sequence[str]) -> None:
     typed(name, data, dict)
     for key in data:
         if key not in keys:
-            raise ValueError(f"{name} has the unknown key {key[:80]!r}; it takes {', '.join(keys)}")
+            raise UserError(f"{name} has the unknown key {key[:80]!r}; it takes {', '.join(keys)}")
     for key in keys:
         if key not in data:
-            raise ValueError(f"{name} lacks the key {key!r}")
+            raise UserError(f"{name} lacks the key {key!r}")
 
 
 def _name(what: str, value: Any) -> str:
     """A name for people: it is printed and drawn, so nothing that a terminal acts on."""
     if len(typed(what, value, str)) > MAX_NAME or not value.isprintable():
-        raise ValueError(f"{what} must have at most {MAX_NAME} printable characters, got {json.dumps(value)[:80]}")
+        raise UserError(f"{what} must have at most {MAX_NAME} printable characters, got {json.dumps(value)[:80]}")
     return value
 
 
 def _int_list(name: str, value: Any, length: int) -> tuple[Any, ...]:
     if type(value) is not list or len(value) != length or any(type(x) is not int for x in value):
         count = "two" if length == 2 else str(length)
-        raise ValueError(f"{name} must be a list of {count} integers, got {json.dumps(value)[:80]}")
+        raise UserError(f"{name} must be a list of {count} integers, got {json.dumps(value)[:80]}")
     return tuple(value)
 
 
@@ -403,15 +404,15 @@ def _decode_base64(name: str, text: Any) -> bytes:
     try:
         return base64.b64decode(typed(name, text, str), validate=True)
     except ValueError as err:
-        raise ValueError(f"{name[:80]} is not base64 ({err})") from err
+        raise UserError(f"{name[:80]} is not base64 ({err})") from err
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise ValueError(f"a key occurs twice among {', '.join(key for key, _ in pairs)!r}"[:200])
+        raise UserError(f"a key occurs twice among {', '.join(key for key, _ in pairs)!r}"[:200])
     return data
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
+    raise UserError(f"{text} is not a number")

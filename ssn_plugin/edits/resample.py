@@ -21,6 +21,7 @@ import torch
 from ssn_plugin import pixels
 from ssn_plugin.block_grid import block_grid_of, check_block, image_size, locate_grid
 from ssn_plugin.edits.recipe import Edit, Recipe, decode_mask, hash_network
+from ssn_plugin.errors import UserError
 
 # First word of a random key, so that block latents and noise maps never share a stream.
 BLOCK_STREAM, NOISE_STREAM = 1, 2
@@ -121,11 +122,11 @@ def check_recipe(recipe: Recipe, G: torch.nn.Module, name: str, sha256: str | No
     block_grid_of(G, name)
     sha256 = sha256 or hash_network(G)
     if sha256 != recipe.network_sha256:
-        raise ValueError(f"the recipe belongs to {recipe.network_name} with hash {recipe.network_sha256}, "
-                         f"{name} has hash {sha256}")
+        raise UserError(f"the recipe belongs to {recipe.network_name} with hash {recipe.network_sha256}, "
+                        f"{name} has hash {sha256}")
     if (recipe.label is None) != (G.c_dim == 0) or (recipe.label or 0) >= max(G.c_dim, 1):
         rule = f"0..{G.c_dim - 1}" if G.c_dim else "null"
-        raise ValueError(f"the class must be {rule} for {name}, got {recipe.label}")
+        raise UserError(f"the class must be {rule} for {name}, got {recipe.label}")
     if recipe.found is not None:
         _found_latents(G, recipe)
     for edit in (*recipe.edits, *recipe.variants):
@@ -138,9 +139,9 @@ def check_edit(recipe: Recipe, edit: Edit, G: torch.nn.Module, name: str) -> Non
     for block in edit.blocks:
         check_block(block, grid)
     if edit.layers[1] >= G.num_ws:
-        raise ValueError(f"layers {list(edit.layers)} are outside the layers 0-{G.num_ws - 1} of {name}")
+        raise UserError(f"layers {list(edit.layers)} are outside the layers 0-{G.num_ws - 1} of {name}")
     if edit.noise and (recipe.noise_mode == "none" or not _noise_buffers(G)):
-        raise ValueError("noise cannot be redrawn in an image without noise")
+        raise UserError("noise cannot be redrawn in an image without noise")
     if edit.mask is not None:
         decode_mask(edit.mask, image_size(G))
 
@@ -380,15 +381,15 @@ def _found_latents(G: torch.nn.Module, recipe: Recipe) -> tuple[torch.Tensor, tu
     w = arrays.pop("w", None)
     if w is None or w.shape not in ((1, 1, G.w_dim), (1, G.num_ws, G.w_dim)):
         shape = "no array w" if w is None else list(w.shape)
-        raise ValueError(f"the styles w of a found image must be [1, 1 or {G.num_ws}, {G.w_dim}], got {shape}")
+        raise UserError(f"the styles w of a found image must be [1, 1 or {G.num_ws}, {G.w_dim}], got {shape}")
     own = [name for name, _ in G.synthesis.named_buffers() if name.endswith(".noise_const")]
     fixed = dict(zip(own, _noise_buffers(G), strict=True))
     for name, value in arrays.items():
         if name not in fixed:
-            raise ValueError(f"a found image has the array {name[:80]!r}, which is no noise map of the network")
+            raise UserError(f"a found image has the array {name[:80]!r}, which is no noise map of the network")
         if value.shape != fixed[name].shape[2:]:
             shape = list(fixed[name].shape[2:])
-            raise ValueError(f"the noise map {name} of a found image must be {shape}, got {list(value.shape)}")
+            raise UserError(f"the noise map {name} of a found image must be {shape}, got {list(value.shape)}")
     device = next(G.parameters()).device
     ws = torch.from_numpy(w.astype(np.float32)).to(device).expand(-1, G.num_ws, -1)
     fitted = {name: torch.from_numpy(value).to(fixed[name])[None, None] for name, value in arrays.items()}

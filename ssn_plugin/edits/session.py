@@ -50,6 +50,7 @@ from ssn_plugin.edits.resample import (
     start_latents,
     to_uint8,
 )
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import open_atomic
 
 FORMAT = "ssn-session 1"
@@ -151,7 +152,7 @@ class Session:
         """ValueError for an id that is not there."""
         with self._lock:
             if state_id not in self._states:
-                raise ValueError(f"the session has no state {str(state_id)[:40]!r}")
+                raise UserError(f"the session has no state {str(state_id)[:40]!r}")
             return self._states[state_id]
 
     def recipe(self, state_id: str) -> Recipe:
@@ -164,7 +165,7 @@ class Session:
         """Start an image, from a seed or from a recipe, and go to it. One that is there already is not added twice."""
         network = self.network
         if (seed is None) == (recipe is None):
-            raise ValueError("an image starts from either a seed or a recipe")
+            raise UserError("an image starts from either a seed or a recipe")
         with self._lock:
             if seed is not None:
                 new = Recipe(network.name, network.sha256, seed, class_, float(truncation), noise_mode,
@@ -222,7 +223,7 @@ class Session:
 
     def set_favourites(self, seeds: Sequence[int]) -> None:
         if len(seeds) > MAX_FAVOURITES:
-            raise ValueError(f"a session holds at most {MAX_FAVOURITES} favourites, got {len(seeds)}")
+            raise UserError(f"a session holds at most {MAX_FAVOURITES} favourites, got {len(seeds)}")
         for seed in seeds:
             check_seed("a favourite", seed)
         self._favourites = tuple(dict.fromkeys(seeds))
@@ -232,7 +233,7 @@ class Session:
             if state.parent == parent and state.recipe == recipe:
                 return state
         if len(self._states) >= MAX_STATES:
-            raise ValueError(f"a session holds at most {MAX_STATES} states")
+            raise UserError(f"a session holds at most {MAX_STATES} states")
         state = State(f"s{len(self._states) + 1}", parent, recipe, label)
         self._states[state.id] = state
         return state
@@ -352,7 +353,7 @@ class Session:
         options: of `OpenNetwork.load`.
         """
         if os.path.getsize(path) > MAX_FILE_BYTES:
-            raise ValueError(f"session {path}: {os.path.getsize(path)} bytes, at most {MAX_FILE_BYTES} are read")
+            raise UserError(f"session {path}: {os.path.getsize(path)} bytes, at most {MAX_FILE_BYTES} are read")
         with open(path, "rb") as file:
             text = file.read()
         network = network if isinstance(network, OpenNetwork) else OpenNetwork.load(network, **options)
@@ -360,19 +361,19 @@ class Session:
         try:
             session._take(parse_json(text), os.path.dirname(path) or ".")
         except (ValueError, OverflowError) as err:
-            raise ValueError(f"session {path}: {err}") from err
+            raise UserError(f"session {path}: {err}") from err
         return session
 
     def _take(self, data: Any, folder: str) -> None:
         keys = ("format", "network", "sha256", "current", "favourites", "masks", "arrays", "states")
         check_keys("the session", data, keys)
         if data["format"] != FORMAT:
-            raise ValueError(f"format must be {FORMAT!r}, got {str(data['format'])[:80]!r}")
+            raise UserError(f"format must be {FORMAT!r}, got {str(data['format'])[:80]!r}")
         self.set_favourites([typed("a favourite", seed, int) for seed in typed("favourites", data["favourites"], list)])
         tables = Tables.from_json(data["masks"], data["arrays"], folder)
         rows = typed("states", data["states"], list)
         if len(rows) > MAX_STATES:
-            raise ValueError(f"a session holds at most {MAX_STATES} states, got {len(rows)}")
+            raise UserError(f"a session holds at most {MAX_STATES} states, got {len(rows)}")
         for i, row in enumerate(rows, 1):
             check_keys("a state", row, ("id", "parent", "label", "favourite", "recipe"))
             recipe = dataclasses.replace(recipe_from_json(row["recipe"], tables), network_path=self.network.path)
@@ -380,9 +381,9 @@ class Session:
                 self._tune_for(recipe)
             self.network.check(recipe)
             if row["id"] != f"s{i}":
-                raise ValueError(f"states must be called s1, s2, ... in order, got {str(row['id'])[:40]!r}")
+                raise UserError(f"states must be called s1, s2, ... in order, got {str(row['id'])[:40]!r}")
             if row["parent"] is not None and typed("parent", row["parent"], str) not in self._states:
-                raise ValueError(f"state s{i} comes from {row['parent'][:40]!r}, which is not before it")
+                raise UserError(f"state s{i} comes from {row['parent'][:40]!r}, which is not before it")
             label = typed("label", row["label"], str)[:MAX_LABEL]
             state = State(f"s{i}", row["parent"], recipe, label, typed("favourite", row["favourite"], bool))
             self._states[state.id] = state

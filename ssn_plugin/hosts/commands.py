@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.hosts import host
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _pick_device(name: str | None) -> torch.device:
     num_gpus = torch.cuda.device_count()
     allowed = ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]
     if name is not None and name not in allowed:
-        raise ValueError(f"--device must be one of {', '.join(allowed)} on this machine, got {name}")
+        raise UserError(f"--device must be one of {', '.join(allowed)} on this machine, got {name}")
     return torch.device(name or ("cuda" if num_gpus else "cpu"))
 
 
@@ -114,9 +115,9 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= MAX_SEED:
-            raise ValueError(f"seeds must look like 3 or 1,5,9 or 0-7 and lie within 0..{MAX_SEED}, got {text!r}")
+            raise UserError(f"seeds must look like 3 or 1,5,9 or 0-7 and lie within 0..{MAX_SEED}, got {text!r}")
         if last - first + len(seeds) >= MAX_IMAGES:
-            raise ValueError(f"seeds {text!r} are more than {MAX_IMAGES} images")
+            raise UserError(f"seeds {text!r} are more than {MAX_IMAGES} images")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -146,9 +147,9 @@ def metrics(
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     for name in names or [metrics]:
         if not metric_main.is_valid_metric(name):
-            raise ValueError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {name}")
+            raise UserError(f"metric must be one of {', '.join(metric_main.list_valid_metrics())}, got {name}")
     if data is not None and not os.path.exists(data):
-        raise ValueError(f"data set {data} does not exist")
+        raise UserError(f"data set {data} does not exist")
     run_processes(measure, gpus, dict(
         network=network, names=names, data=data, mirror=mirror, num_gpus=gpus, verbose=verbose, trust=trust_pickle,
     ))  # fmt: skip
@@ -181,8 +182,8 @@ def choose_dataset(G: Any, trained_on: dict[str, Any], job: dict[str, Any]) -> d
     if not kwargs:
         return {}
     if kwargs.get("class_name") != DATASET_CLASS and not job["trust"]:  # the name is called, with arguments at hand
-        raise ValueError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data with "
-                         "--data, or allow the class with --trust-pickle")
+        raise UserError(f"the network file asks for the data set class {kwargs.get('class_name')}: name the data with "
+                        "--data, or allow the class with --trust-pickle")
     kwargs.update(resolution=G.img_resolution, use_labels=G.c_dim != 0)
     if job["mirror"] is not None:
         kwargs["xflip"] = job["mirror"]

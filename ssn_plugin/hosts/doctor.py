@@ -19,6 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.hosts import host, memory
 
 GIB = 2**30
@@ -259,7 +260,7 @@ def training_arguments(plan: Plan) -> dict[str, Any]:
             return launch.training_arguments(dict(plan.options, data=folder))
         except ValueError as err:  # what is wrong with the image is wrong with the size that was asked for
             message = str(err).replace("--data", "--resolution").replace(f"{folder}: ", "")
-            raise ValueError(message) from err
+            raise UserError(message) from err
 
 
 def check_memory(plan: Plan, args: dict[str, Any], estimate: memory.MemoryEstimate) -> Finding:

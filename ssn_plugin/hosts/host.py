@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import click
 
+from ssn_plugin.errors import UserError
+
 # What the commands need of a host, by module.
 MODULES = ("dnnlib.util", "legacy", "torch_utils.persistence", "torch_utils.misc", "training.networks")
 TRAIN_MODULES = ("train", "torch_utils.training_stats", "training.loss", "training.training_loop")
@@ -116,7 +118,7 @@ def require(*modules: str) -> Host:
     """The current host. Raises ValueError, which lists what is missing, unless it has the modules."""
     lacking = missing(*modules)
     if lacking:
-        raise ValueError(
+        raise UserError(
             "ssn_plugin works inside a StyleGAN2-ADA checkout: change to the folder that holds train.py and legacy.py; "
             f"not found from {os.getcwd()}: {', '.join(lacking)}"
         )

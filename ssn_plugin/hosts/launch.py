@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from ssn_plugin import config, from_stylegan2
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import open_atomic
 from ssn_plugin.hosts import host
 from ssn_plugin.hosts.processes import check_number, run_processes
@@ -55,7 +56,7 @@ def extended_command(train: ModuleType) -> click.Command:
     """The command of the host's train.py with further values of --cfg and with the options of an SSN."""
     commands = [value for value in vars(train).values() if isinstance(value, click.Command)]
     if not commands:
-        raise ValueError(f"{train.__file__} has no command whose options could be extended")
+        raise UserError(f"{train.__file__} has no command whose options could be extended")
     foreign = script_options(commands[0])
     params = [copy.copy(param) for param in commands[0].params if param.name not in foreign]
     for param in params:
@@ -98,11 +99,11 @@ def plan(train: Any, options: dict[str, Any], given: dict[str, Any]) -> tuple[st
     foreign = [name for name, value in given.items() if value is not None]
     if foreign and cfg not in PRESETS:
         flags = {option.name: option.opts[0] for option in config.options()}
-        raise ValueError(f"{flags[foreign[0]]} can only be given with --cfg={' or '.join(PRESETS)}, got --cfg={cfg}")
+        raise UserError(f"{flags[foreign[0]]} can only be given with --cfg={' or '.join(PRESETS)}, got --cfg={cfg}")
     try:
         desc, args = train.setup_training_loop_kwargs(**{**options, "cfg": None if cfg in PRESETS else cfg})
     except train.UserError as err:
-        raise ValueError(str(err)) from err
+        raise UserError(str(err)) from err
     if cfg not in PRESETS:
         return desc, args
     if options.get("gamma") is None:

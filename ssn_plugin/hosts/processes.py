@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from ssn_plugin.errors import UserError
+
 Job = Callable[[int, dict[str, Any]], None]  # (rank, arguments)
 
 
 def check_number(num_processes: int) -> None:
     """Raise ValueError if there are GPUs, but fewer than processes."""
     if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
-        raise ValueError(f"--gpus must be at most {torch.cuda.device_count()}, the number of GPUs, got {num_processes}")
+        raise UserError(f"--gpus must be at most {torch.cuda.device_count()}, the number of GPUs, got {num_processes}")
 
 
 def run_processes(job: Job, num_processes: int, arguments: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def run_processes(job: Job, num_processes: int, arguments: dict[str, Any]) -> No
         try:
             torch.multiprocessing.spawn(_run, args=(job, num_processes, rendezvous, arguments), nprocs=num_processes)
         except torch.multiprocessing.ProcessRaisedException as err:
-            raise ValueError(str(err).strip().splitlines()[-1]) from err
+            raise UserError(str(err).strip().splitlines()[-1]) from err
 
 
 def device_of(rank: int) -> torch.device:

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.files import open_atomic
 from ssn_plugin.hosts.errors import one_line_errors as one_line_errors
 
@@ -64,18 +65,18 @@ def load_networks(name: str, trust: bool = False) -> dict[str, Any]:
         with dnnlib.util.open_url(name) as file:
             return legacy.load_network_pkl(file)
     except (AssertionError, AttributeError, EOFError, ImportError, pickle.UnpicklingError) as err:
-        raise ValueError(f"{name} is no network file of this host: {err or type(err).__name__}") from err
+        raise UserError(f"{name} is no network file of this host: {err or type(err).__name__}") from err
 
 
 def check_output(path: str) -> None:
     if not path.endswith(".pkl"):
-        raise ValueError(f"this host writes .pkl files only, got {path}")
+        raise UserError(f"this host writes .pkl files only, got {path}")
 
 
 def save_networks(networks: Mapping[str, Any], path: str) -> list[str]:
     check_output(path)
     if networks.get("D") is None:
-        raise ValueError(f"{path} would hold no discriminator, and this host reads no such file")
+        raise UserError(f"{path} would hold no discriminator, and this host reads no such file")
     snapshot: dict[str, Any] = dict(training_set_kwargs=networks.get("training_set_kwargs"))
     for key in NETWORK_KEYS:
         module = networks.get(key)
@@ -86,7 +87,7 @@ def save_networks(networks: Mapping[str, Any], path: str) -> list[str]:
 
 
 def convert(source: str, dest: str, trust: bool) -> list[str]:
-    raise ValueError("convert works in the host of this project only: other hosts know one format of network files")
+    raise UserError("convert works in the host of this project only: other hosts know one format of network files")
 
 
 def find_detector(url: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ssn_plugin.errors import UserError
 from ssn_plugin.page import GRAY, HAIRLINE, INK, MARGIN, blank_page, colormap, font
 
 MAX_NUMBERED = 20   # with more blocks the cells are too small for numbers
@@ -24,8 +25,8 @@ def draw_leak_map(
     """
     num_blocks = len(matrix)
     if matrix.shape != (num_blocks, num_blocks) or num_blocks != grid[0] * grid[1]:
-        raise ValueError(f"the leak matrix of a {grid[0]}x{grid[1]} grid must be {grid[0] * grid[1]} square, got "
-                         f"{list(matrix.shape)}")
+        raise UserError(f"the leak matrix of a {grid[0]}x{grid[1]} grid must be {grid[0] * grid[1]} square, got "
+                        f"{list(matrix.shape)}")
     cell = max(min(720 // num_blocks, 48), 4)
     numbered = num_blocks <= MAX_NUMBERED
     size = cell * num_blocks

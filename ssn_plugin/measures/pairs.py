@@ -18,6 +18,7 @@ import torch
 from metrics import metric_utils
 from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.edits.resample import keyed_normal, redraw_blocks
+from ssn_plugin.errors import UserError
 from ssn_plugin.networks import side_lengths
 
 # First word of a random key. Numbers of their own: a pair must not share draws with `ssn_plugin.edits.resample`.
@@ -64,7 +65,7 @@ def measure_pairs(
 ) -> np.ndarray:                   # [N, K]
     """Apply `measure` to pairs of images. With several processes each measures its share and gets all results."""
     if num_pairs < 1:
-        raise ValueError(f"the number of pairs must be at least 1, got {num_pairs}")
+        raise UserError(f"the number of pairs must be at least 1, got {num_pairs}")
     how = Sampling(**sampling)
     grid = block_grid_of(G, "the network")
     G, device = how.frozen_copy(G)

@@ -13,6 +13,7 @@ import torch
 
 from ssn_plugin.block_grid import block_grid_of
 from ssn_plugin.distortion import block_mask, block_means, mean_inside_change, mean_outside_change
+from ssn_plugin.errors import UserError
 from ssn_plugin.measures.pairs import measure_pairs
 from ssn_plugin.pixels import to_three_channels
 
@@ -66,7 +67,7 @@ def distortion_statistics(
     """
     grid = block_grid_of(G, "the network")
     if grid[0] * grid[1] < 2:
-        raise ValueError(f"distortion needs at least 2 blocks, the network has a {grid[0]}x{grid[1]} grid")
+        raise UserError(f"distortion needs at least 2 blocks, the network has a {grid[0]}x{grid[1]} grid")
 
     def measure(before: torch.Tensor, after: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         resampled = block_mask(blocks, grid, *before.shape[2:])
@@ -96,8 +97,8 @@ def leak_matrix(
     grid = block_grid_of(G, "the network")
     num_blocks = grid[0] * grid[1]
     if num_blocks < 2 or num_pairs < num_blocks:
-        raise ValueError(f"a leak matrix needs at least 2 blocks and a pair for each of them, got {num_blocks} blocks "
-                         f"and {num_pairs} pairs")
+        raise UserError(f"a leak matrix needs at least 2 blocks and a pair for each of them, got {num_blocks} blocks "
+                        f"and {num_pairs} pairs")
 
     def measure(before: torch.Tensor, after: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         return block_means((after - before).square().mean(dim=1), grid).flatten(1)

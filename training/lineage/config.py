@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dnnlib.util import UserError
 from training.run import cfgs
 from training.run.cfgs import CfgExtension, CfgSpec, register_cfg
 from training.run.option_table import at_least, click_options, flag_of, option, options_of
@@ -69,7 +70,7 @@ def make_progan(args: Tree, given: dict[str, Any]) -> None:
 
 def make_msggan(args: Tree, given: dict[str, Any]) -> None:
     if given["grow_kimg"]:
-        raise ValueError(f"--grow-kimg has no effect with --cfg=msggan, which does not grow, got {given['grow_kimg']}")
+        raise UserError(f"--grow-kimg has no effect with --cfg=msggan, which does not grow, got {given['grow_kimg']}")
     mbstd = args.D_kwargs.epilogue_kwargs.mbstd_group_size
     use_networks(args, given, "ProGANGenerator", "MSGDiscriminator")
     for name in ("block_kwargs", "mapping_kwargs", "epilogue_kwargs"):
@@ -128,7 +129,7 @@ def keep(args: Tree, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             cfgs_without = "--cfg=stylegan2-e and -f"
-            raise ValueError(f"{flag_of(name)} has no effect with {cfgs_without}, which do not grow, got {value}")
+            raise UserError(f"{flag_of(name)} has no effect with {cfgs_without}, which do not grow, got {value}")
 
 
 CFGS: dict[str, tuple[Callable[..., CfgSpec], Edit]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dnnlib.util import UserError
 from torch_utils import misc, training_stats
 from training.lineage.growing import fade_reals, nimg_at, stage_at
 from training.loss import StyleGAN2Loss, report_logits
@@ -155,7 +156,7 @@ class MSGLoss(WGANGPLoss):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.augment_pipe is not None:
-            raise ValueError("pyramids of images cannot be augmented: use --aug=noaug")
+            raise UserError("pyramids of images cannot be augmented: use --aug=noaug")
 
     def generate(self, z: torch.Tensor, c: torch.Tensor, sync: bool) -> list[torch.Tensor]:
         with misc.ddp_sync(self.G_mapping, sync):

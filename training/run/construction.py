@@ -74,10 +74,13 @@ def build_networks(
     common: dict[str, Any] = dict(
         c_dim=training_set.label_dim, img_resolution=training_set.img_resolution,
         img_channels=training_set.num_channels)
-    G, D = (
-        dnnlib.util.construct_class_by_name(**kwargs, **common).train().requires_grad_(False).to(device)
-        for kwargs in (G_kwargs, D_kwargs)
-    )
+    try:
+        G, D = (
+            dnnlib.util.construct_class_by_name(**kwargs, **common).train().requires_grad_(False).to(device)
+            for kwargs in (G_kwargs, D_kwargs)
+        )
+    except ValueError as err:  # networks refuse what they cannot be, but know nothing of users
+        raise UserError(str(err)) from err
     return G, D, copy.deepcopy(G).eval()
 
 

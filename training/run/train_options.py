@@ -179,7 +179,7 @@ class TrainOptions:
 
 
 def read_options(options: Mapping[str, Any]) -> TrainOptions:
-    """The options by keyword, of which None means that one is not given."""
+    """The options by keyword; None means that an option is not given."""
     given = {name: value for name, value in options.items() if value is not None}
     return TrainOptions(**given, given=frozenset(given))
 
