@@ -185,14 +185,10 @@ def save_recipe(
 ) -> str:
     """Write `proj-recipe.json`, from which `generate.py` goes on; returns the path."""
     from ssn_plugin.edits.recipe import Picture
-    from ssn_plugin.edits.recipe_files import found_recipe, write_recipe
+    from ssn_plugin.edits.recipe_files import recipe_of_search, write_recipe
 
-    ws = found.ws[-1:]
-    w = ws if (ws != ws[:, :1]).any() else ws[:, :1]   # one style for all layers is stored once
-    noise = {name: value.cpu().numpy() for name, value in found.noise.items()}
-    changes = None if deltas is None else {name: value.numpy() for name, value in deltas.items()}
-    recipe = found_recipe(G, network, seed, class_idx, {"w": w.numpy(), **noise}, changes,
-                          Picture(os.path.basename(target), *picture.size, box))
+    recipe = recipe_of_search(G, network, seed, class_idx, found.ws[-1:], found.noise, deltas,
+                              Picture(os.path.basename(target), *picture.size, box))
     path = os.path.join(outdir, "proj-recipe.json")
     write_recipe(recipe, path)
     return path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ssn_plugin.edits.session import Session
+    from ssn_plugin.edits.session import EditedImage, Session
 
 
 def open(network: str, device: str | None = None, trust: bool = False) -> Session:
@@ -23,6 +23,52 @@ def open(network: str, device: str | None = None, trust: bool = False) -> Sessio
     from ssn_plugin.edits.session import Session
 
     return Session.open(network, device, trust)
+
+
+def project(
+    network: str,                      # a file, a URL or a short name
+    picture: str | os.PathLike,        # the part that is looked at is resized to the network's images
+    loss: str = "edges",               # compare pixels and their edges; "mse": pixels; "lpips": as VGG16 sees them
+    num_steps: int = 1000,             # of the search
+    crop: str | None = None,           # "left,top,right,bottom" of the part in pixels; None: the middle
+    w_plus: bool = False,              # a style for each layer, which comes closer and can be edited less well
+    stay: float = 0.0,                 # keeps the styles near those that the network makes itself
+    tune: bool = False,                # then change the network itself a little towards the picture
+    seed: int = 303,                   # of everything random
+    class_: int | None = None,         # class of a conditional network
+    device: str | None = None,         # cpu, cuda or cuda:N; None: a GPU if there is one
+    trust: bool = False,               # execute source code that the file carries
+) -> EditedImage:
+    """Search for the image of a network that comes closest to a picture, to be edited like any other.
+
+    Raises ValueError for a network without a block grid and for a file that is no picture.
+    """
+    from ssn_plugin.edits.recipe import Picture
+    from ssn_plugin.edits.recipe_files import recipe_of_search
+    from ssn_plugin.edits.session import EditedImage, Session
+    from torch_utils.devices import choose_device
+    from training.images import distances, generation, projection, projection_files, tuning
+
+    if loss not in ("edges", "mse", "lpips"):
+        raise ValueError(f"loss must be edges, mse or lpips, got {loss!r}")
+    session, where = open(network, device, trust), choose_device(device)
+    G = session.network.G
+    source = projection_files.open_target(picture)
+    _channels, height, width = generation.image_shape(G)
+    box = projection_files.choose_box(source.size, (width, height), crop, None)
+    img = projection_files.to_tensor(projection_files.fit_to_network(source, G, box), where)
+    distance: distances.Distance = distances.PixelDistance(img) if loss == "mse" else distances.EdgeDistance(img)
+    if loss == "lpips":
+        distance = distances.PerceptualDistance(img, distances.load_vgg16(where))
+    label = generation.class_to_label(class_, G.c_dim).to(where)
+    options = projection.ProjectionOptions(num_steps, w_plus=w_plus, seed=seed, stay=stay)
+    found = projection.fit(G, img, distance, options, label)
+    ws = found.ws[-1:].to(where)
+    deltas = tuning.tune(G, img, distance, ws, found.noise, label, tuning.TuningOptions(seed=seed)) if tune else None
+    recipe = recipe_of_search(G, network, seed, class_, ws, found.noise, deltas,
+                              Picture(os.path.basename(picture), *source.size, box))
+    session = Session(session.network.tuned_for(recipe))
+    return EditedImage(session, session.start(recipe=recipe))
 
 
 def measure(

@@ -17,6 +17,7 @@ import dataset_tool
 import ssn_plugin
 from training import config
 from training.formats import network_export
+from training.images import projection
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "python.md").read_text()
@@ -25,7 +26,9 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def short(monkeypatch):
-    """Training takes a single step of a slim network."""
+    """A search takes two steps, and training a single one of a slim network."""
+    options = projection.ProjectionOptions
+    monkeypatch.setattr(projection, "ProjectionOptions", lambda num_steps, **others: options(2, 4, **others))
     full = config.setup_training_loop_kwargs
 
     def shortened(**options):
@@ -43,11 +46,13 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
     assert result.exit_code == 0, result.output
     source = snapshot(generator(resolution=16), discriminator(resolution=16))
     network_export.save_networks(source, tmp_path / "stylegan2.pkl")
+    PIL.Image.new("RGB", (80, 60), "navy").save("photo.png")
     names: dict[str, object] = {}
     for example in EXAMPLES:
         exec(example, names)
-    assert len(EXAMPLES) == 7
-    assert {"castle.png", "edits.json", "ssn.pkl", "training-runs"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(EXAMPLES) == 8
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"castle.png", "edits.json", "edited.png", "ssn.pkl", "training-runs"} <= written
     assert names["img"].shape == (1, 3, 16, 16)
 
 
@@ -81,5 +86,5 @@ def test_every_extra_and_every_package_has_its_row_and_its_licence():
 def test_everything_that_is_offered_is_in_the_examples():
     text = "".join(EXAMPLES)
     functions = [name for name in ssn_plugin.__all__ if name[0].islower()]
-    assert functions == ["measure", "open", "train", "transfer"]
+    assert functions == ["measure", "open", "project", "train", "transfer"]
     assert all(f"ssn_plugin.{name}(" in text for name in functions)

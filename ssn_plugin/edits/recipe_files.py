@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,23 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
         raise UserError(f"recipe {path}: {err}") from err
 
 
+def recipe_of_search(
+    G: torch.nn.Module,
+    network: str,                           # file or short name
+    seed: int,                              # that later draws follow from
+    label: int | None,
+    ws: torch.Tensor,                       # [1, L, w_dim]
+    noise: Mapping[str, torch.Tensor],      # fitted maps by name
+    deltas: Mapping[str, torch.Tensor] | None,   # what tuning adds to parameters of G
+    picture: Picture,
+) -> Recipe:
+    """The recipe of an image that a search found for a picture."""
+    w = ws if (ws != ws[:, :1]).any() else ws[:, :1]   # one style for all layers is stored once
+    found = {name: value.cpu().numpy() for name, value in {"w": w, **noise}.items()}
+    tuned = None if deltas is None else {name: value.cpu().numpy() for name, value in deltas.items()}
+    return found_recipe(G, network, seed, label, found, tuned, picture)
+
+
 def found_recipe(
     G: torch.nn.Module,
     network: str,                          # file or short name
@@ -133,7 +150,7 @@ def found_recipe(
     tuned: dict[str, np.ndarray] | None,   # what to add to parameters of G
     picture: Picture,
 ) -> Recipe:
-    """The recipe of an image that a search found for a picture."""
+    """The same from arrays."""
     return Recipe(
         os.path.basename(network), hash_network(G), seed, label, found=Arrays.of(found),
         tuned=None if tuned is None else Arrays.of(tuned), picture=picture, network_path=network)
