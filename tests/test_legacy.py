@@ -189,6 +189,17 @@ def test_stylegan2_networks_of_stylegan3_give_the_same_images(c_dim, architectur
     torch.testing.assert_close(logits_of(loaded["D"]), logits_of(D), rtol=0, atol=0)
 
 
+def test_trusted_networks_of_stylegan3_can_be_rebuilt_in_half_precision():
+    G = generator().eval()
+    _written_there(G, z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3, mapping_kwargs=dict(num_layers=2),
+                   **NARROW)
+    source = Generator._orig_module_src  # type: ignore[attr-defined]
+    data = _with_source(pickle.dumps(dict(G=G, D=discriminator(), G_ema=G)), Generator, source[:-1] + " ")
+    loaded = load(data, trust=True, force_fp16=True)["G_ema"]
+    assert loaded.synthesis.b8.use_fp16
+    assert_same_tensors(loaded, G)
+
+
 def test_stylegan3_defaults_are_spelled_out():
     """There, half precision, the clamp and the average's rate are defaults, so the snapshot does not name them."""
     G = generator(num_fp16_res=2, conv_clamp=256, resolution=16)

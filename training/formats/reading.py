@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import os
@@ -123,6 +124,8 @@ def _with_fp16(networks: dict[str, Any]) -> dict[str, Any]:
         old = networks[key]
         if old is None:
             continue
+        with contextlib.suppress(RefusedPickle):  # of another code base, with another place for these arguments
+            old = network_config.as_native(old, key)
         kwargs = copy.deepcopy(dict(old.init_kwargs))
         layers = kwargs.setdefault("synthesis_kwargs", {}) if key.startswith("G") else kwargs
         layers.update(num_fp16_res=4, conv_clamp=256)
