@@ -18,9 +18,10 @@ from training.images.image_commands import (
     choose_film_format,
     class_option,
     device_option,
+    parse_label,
     progress_bar,
     trunc_option,
-    usable_class,
+    usable_classes,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ EXCLUDES = {
     "resample_block": ("resample_masks", "projected_w"),
     "resample_masks": ("projected_w",),
     "undo": ("drop",),
+    "label": ("class_text", "projected_w", "recipe_file", *PLACES),
     "transplant_from": ("variants", "variant_seed", "resample_noise"),
-    "recipe_file": ("seeds", "trunc", "class_idx", "noise_mode", "projected_w", *SERIES),
+    "recipe_file": ("seeds", "trunc", "class_text", "noise_mode", "projected_w", *SERIES),
     "interpolate": ("trunc_grid", "projected_w", "scale", *PLACES),
     "trunc_grid": ("trunc", "projected_w", "scale", *PLACES),
     "scale": ("projected_w",),
@@ -75,7 +77,8 @@ class Options:
     outdir: str
     seeds: str | None
     trunc: float
-    class_idx: int | None
+    class_text: str | None
+    label: str | None
     noise_mode: str
     projected_w: str | None
     interpolate: int | None
@@ -112,6 +115,23 @@ class Options:
     def is_smooth(self) -> bool:
         return self.scale_filter == "lanczos"
 
+    def labels_for(self, G: torch.nn.Module) -> list[tuple[str, int | tuple[float, ...] | None]]:
+        """What to generate: the end of the file names, and a class, or a label vector, or None for neither."""
+        assert self.network is not None  # by check_options
+        if self.label is not None:
+            return [("", parse_label(self.label, G.c_dim))]
+        classes = usable_classes(G, self.class_text, self.network, self.trust_pickle)
+        if classes is None or len(classes) == 1:
+            return [("", None if classes is None else classes[0])]
+        return [(f"-class{number:02d}", number) for number in classes]
+
+    def label_for(self, G: torch.nn.Module) -> int | tuple[float, ...] | None:
+        """The same where only one class can be generated."""
+        (_, label), *others = self.labels_for(G)
+        if others:
+            raise click.UsageError(f"--class must be one class here, got {self.class_text}")
+        return label
+
     def load(self) -> torch.nn.Module:
         """The network's averaged generator, on the device."""
         from torch_utils.devices import choose_device
@@ -124,7 +144,8 @@ class Options:
 @network_option(required=False)
 @click.option("--seeds", metavar="LIST", help="Image seeds, e.g. 1,5,9 or 0-7")
 @trunc_option()
-@class_option()
+@class_option("; several as 0,2,5-7 or 'all'")
+@click.option("--label", metavar="VECTOR", help="Label of a network that was trained on vectors, as 0,0.5,1")
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="Noise maps: those of the network, fresh ones, or none")
 @click.option("--projected-w", metavar="FILE", help="Render the latents that projector.py saved, instead of seeds")
@@ -180,13 +201,13 @@ class Options:
 def main(ctx: click.Context, **options: Any) -> None:
     """Generate images from a trained network, and redraw parts of them.
 
-    Writes seed0003.png for each seed; with --interpolate instead a film seed0003-seed0007.mp4 from the first seed to
-    the last, with --trunc-grid a sheet seed0003-seed0007-trunc.png. With --resample-block or --resample-mask (networks
-    trained with --cfg=ssn) also seed0003-v01.png and so on, a contact sheet, a map of the change, and
-    seed0003-recipe.json. To keep variant 5 and redraw something else, go on from that file:
-    --recipe=out/seed0003-recipe.json --pick=5 --resample-block=0,3. The recipe knows its network. These files are
-    called seed0003-edit1 and so on; where a name is taken by another edit of the same image, a number follows:
-    seed0003-2.
+    Writes seed0003.png for each seed (seed0003-class02.png where there are several classes); with --interpolate
+    instead a film seed0003-seed0007.mp4 from the first seed to the last, with --trunc-grid a sheet
+    seed0003-seed0007-trunc.png. With --resample-block or --resample-mask (networks trained with --cfg=ssn) also
+    seed0003-v01.png and so on, a contact sheet, a map of the change, and seed0003-recipe.json. To keep variant 5
+    and redraw something else, go on from that file: --recipe=out/seed0003-recipe.json --pick=5
+    --resample-block=0,3. The recipe knows its network. These files are called seed0003-edit1 and so on; where a
+    name is taken by another edit of the same image, a number follows: seed0003-2.
     """
     check_options(ctx)
     o = Options(**options | {name: options[name] or "" for name in ("network", "outdir")})
@@ -215,10 +236,12 @@ def render_seeds(o: Options) -> Iterator[str]:
 
     seeds = generation.parse_seeds(o.seeds or "")
     G = o.load()
-    class_idx = usable_class(G, o.class_idx)
     finish = functools.partial(scale_up, factor=o.scale, smooth=o.is_smooth)
-    text_of = recipe_texts(G, o, class_idx)
-    yield from generation.save_seeds(G, seeds, class_idx, o.trunc, o.noise_mode, o.outdir, finish, text_of)
+    assert o.network is not None and o.outdir is not None
+    for suffix, label in o.labels_for(G):
+        text_of = None if isinstance(label, tuple) else recipe_texts(G, o, label)
+        yield from generation.save_seeds(
+            G, seeds, label, o.trunc, o.noise_mode, o.outdir, finish, text_of, suffix)
 
 
 def recipe_texts(G: torch.nn.Module, o: Options, class_idx: int | None) -> Callable[[int], dict[str, str]] | None:
@@ -253,7 +276,7 @@ def render_film(o: Options) -> Iterator[str]:
     path = interpolation.Interpolation(generation.parse_seeds(o.seeds or ""), o.interpolate, o.space, o.loop)
     film_format = choose_film_format()
     G = o.load()
-    frames = interpolation.interpolation_frames(G, path, usable_class(G, o.class_idx), o.trunc, o.noise_mode)
+    frames = interpolation.interpolation_frames(G, path, o.label_for(G), o.trunc, o.noise_mode)
     with progress_bar("Saving the film", path.num_frames) as bar:
         saved = interpolation.save_interpolation(frames, path, o.fps, o.outdir, film_format, bar.step)
     yield saved
@@ -266,7 +289,7 @@ def render_truncation_grid(o: Options) -> Iterator[str]:
     seeds = generation.parse_seeds(o.seeds or "")
     psis = truncation_grid.parse_psis(o.trunc_grid or "", len(seeds))
     G = o.load()
-    class_idx = usable_class(G, o.class_idx)
+    class_idx = o.label_for(G)
     yield truncation_grid.save_truncation_grid(G, seeds, psis, class_idx, o.noise_mode, o.outdir)
 
 
@@ -297,7 +320,8 @@ def redraw(o: Options) -> Iterator[str]:
     if recipes:
         network = network.tuned_for(recipes[0])
     else:
-        class_idx = usable_class(network.G, o.class_idx)
+        class_idx = o.label_for(network.G)
+        assert not isinstance(class_idx, tuple)  # by EXCLUDES
         recipes = resample.start_recipes(
             network.G, network.name, seeds, class_idx, o.trunc, o.noise_mode, network.sha256)
     recipes = [dataclasses.replace(recipe, network_path=o.network) for recipe in recipes]

@@ -77,7 +77,7 @@ def main(
     stay: float,
     tune: bool,
     tune_steps: int,
-    class_idx: int | None,
+    class_text: str | None,
     device: str | None,
     trust_pickle: bool,
 ) -> None:
@@ -105,7 +105,7 @@ def main(
     G = generation.load_generator(network, torch_device, trust_pickle)
     if tune and not can_be_edited(G):
         raise click.UsageError("--tune is for networks whose images can be redrawn: train.py --cfg=ssn makes them")
-    class_idx = usable_class(G, class_idx)
+    class_idx = usable_class(G, class_text, network, trust_pickle)
     label = generation.class_to_label(class_idx, G.c_dim).to(torch_device)
     _channels, height, width = generation.image_shape(G)
     box = projection_files.choose_box(picture.size, (width, height), crop, center)

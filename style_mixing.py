@@ -36,7 +36,7 @@ def main(
     trunc: float,
     noise_mode: str,
     outdir: str,
-    class_idx: int | None,
+    class_text: str | None,
     device: str | None,
     trust_pickle: bool,
 ) -> None:
@@ -51,7 +51,7 @@ def main(
     row_seeds, col_seeds = generation.parse_seeds(rows), generation.parse_seeds(cols)
     layers = None if styles is None else style_mixing.parse_styles(styles)
     G = generation.load_generator(network, choose_device(device), trust_pickle)
-    class_idx = usable_class(G, class_idx)
+    class_idx = usable_class(G, class_text, network, trust_pickle)
     layers = style_mixing.default_styles(G.num_ws) if layers is None else layers
     style_mixing.check_styles(G, layers)
     style_mixing.check_grid(G, row_seeds, col_seeds)

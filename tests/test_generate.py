@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import shlex
@@ -130,6 +131,39 @@ def test_a_conditional_network_draws_the_chosen_class_in_gray(folder, tmp_path):
     run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=2", "--outdir", tmp_path)
     z = torch.from_numpy(np.random.RandomState(7).randn(1, 4))
     img = load(folder / "gray.pkl")(z, torch.eye(3)[2:], noise_mode="const")
+    assert np.array_equal(pixels(tmp_path / "seed0007.png"), as_8_bit(img)[:, :, 0])
+
+
+def test_several_classes_give_an_image_of_each(folder, tmp_path):
+    run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=1,2", "--outdir", tmp_path / "two")
+    run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=all", "--outdir", tmp_path / "all")
+    run_ok("--network", folder / "gray.pkl", "--seeds=7", "--class=2", "--outdir", tmp_path / "one")
+    assert sorted(os.listdir(tmp_path / "two")) == ["seed0007-class01.png", "seed0007-class02.png"]
+    assert sorted(os.listdir(tmp_path / "all")) == [f"seed0007-class{number:02d}.png" for number in range(3)]
+    for name in ("two", "all"):
+        image = pixels(tmp_path / name / "seed0007-class02.png")
+        assert np.array_equal(image, pixels(tmp_path / "one" / "seed0007.png"))
+
+
+def test_a_class_can_be_called_by_its_name_in_the_training_data(folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    Image.new("L", (16, 16)).save(tmp_path / "data" / "a.png")
+    names = ["ant", "bee, wild", "cat"]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(dict(labels=[["a.png", 2]], class_names=names)))
+    snapshot = dict(G=load(folder / "gray.pkl"), D=None, training_set_kwargs=dict(path=str(tmp_path / "data")))
+    (tmp_path / "named.pkl").write_bytes(pickle.dumps(dict(snapshot, G_ema=snapshot["G"], augment_pipe=None)))
+    for text, number in (("cat", 2), ("bee, wild", 1)):
+        run_ok("--network", tmp_path / "named.pkl", "--seeds=7", f"--class={text}", "--outdir", tmp_path / "name")
+        run_ok("--network", folder / "gray.pkl", "--seeds=7", f"--class={number}", "--outdir", tmp_path / "number")
+        assert np.array_equal(pixels(tmp_path / "name/seed0007.png"), pixels(tmp_path / "number/seed0007.png"))
+    result = run("--network", str(tmp_path / "named.pkl"), "--seeds=7", "--class=dog", "--outdir", str(tmp_path / "x"))
+    assert result.stderr == "Error: --class must be in 0..2 or one of ant, bee, wild, cat, got dog\n"
+
+
+def test_a_label_vector_is_used_as_it_is(folder, tmp_path):
+    run_ok("--network", folder / "gray.pkl", "--seeds=7", "--label=0.25,0,-1.5", "--outdir", tmp_path)
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, 4))
+    img = load(folder / "gray.pkl")(z, torch.tensor([[0.25, 0, -1.5]]), noise_mode="const")
     assert np.array_equal(pixels(tmp_path / "seed0007.png"), as_8_bit(img)[:, :, 0])
 
 
@@ -405,6 +439,12 @@ REFUSALS = [
     (["--network=ssn.pkl", "--seeds=1", "--device=tpu"], "device must be cpu, cuda or cuda:N, got 'tpu'"),
     (["--network=ssn.pkl", "--seeds=1", "--device=cuda:99"], "device cuda:99 is not there"),
     (["--network=gray.pkl", "--seeds=1"], "the network is conditional: choose one of its classes with --class=0..2"),
+    (["--network=gray.pkl", "--seeds=1", "--class=1-3"], "--class must be in 0..2 for this network, got 3"),
+    (["--network=gray.pkl", "--seeds=1", "--class=dog"], "give --class as a number"),
+    (["--network=gray.pkl", "--seeds=1,2", "--class=all", "--interpolate=2"], "--class must be one class here"),
+    (["--network=gray.pkl", "--seeds=1", "--label=1,0"], "--label must be 3 numbers for this network, as 0,0.5,1, got"),
+    (["--network=gray.pkl", "--seeds=1", "--label=1,0,nan"], "--label must be 3 numbers for this network"),
+    (["--network=plain.pkl", "--seeds=1", "--label=1"], "--label is for conditional networks"),
     (["--network=gray.pkl", "--seeds=1", "--class=3"], "--class must be in 0..2 for this network, got 3"),
     (["--network=ssn.pkl", "--projected-w=w.npz"], "w.npz: w must be [N, 6, 64] for this network, got [2, 6, 4]"),
     (["--network=ssn.pkl", "--projected-w=other.npz"], "other.npz has no array 'w' as projector.py writes it"),

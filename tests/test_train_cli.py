@@ -403,3 +403,11 @@ def test_several_processes_are_started_with_what_one_would_get(folder, calls, mo
     ((job, num, args, on_cpu),) = calls
     assert (job, num, on_cpu) == (launch.train_process, 2, False)
     assert args["batch_gpu"] == 4 and args == recorded(folder / "out" / "00000-photos-auto2-batch8")
+
+
+@pytest.mark.parametrize(("labels", "use_labels", "unused"), [
+    ([["a.png", 1]], False, True), ([["a.png", 1]], True, False), (None, False, False), ("damaged", False, False)])
+def test_labels_that_have_no_effect_are_noticed(tmp_path, labels, use_labels, unused):
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "dataset.json").write_text(json.dumps(dict(labels=labels)))
+    assert launch.has_unused_labels(dict(path=str(tmp_path), use_labels=use_labels)) == unused

@@ -17,6 +17,8 @@ from dnnlib import EasyDict
 from dnnlib.util import UserError
 from training import config
 from training.cli import OneLineError, one_line_errors, words_to_call
+from training.data.image_files import ImageArchive
+from training.data.labels import has_labels
 from training.formats import network_names
 from training.plugins import import_plugins
 from training.run import construction, processes, run_state
@@ -66,9 +68,20 @@ def train_process(place: Place, args: EasyDict) -> None:
         print(json.dumps(args, indent=2))
         print(config.summary(os.path.basename(args.run_dir), args))
         print(f"Run folder: {args.run_dir}")
+        if has_unused_labels(args.training_set_kwargs):
+            print("Note: the data set has labels, which have no effect without --cond=1")
         is_complete = training_loop.training_loop(rank=0, **args)
         if not is_complete:
             print(f"To resume: {resume_command(args, place)}")
+
+
+def has_unused_labels(kwargs: Mapping[str, Any]) -> bool:
+    """Does the data set of these options have labels that the training will not see?"""
+    with contextlib.suppress(OSError, ValueError):   # what is wrong with labels that are not used does not matter
+        if not kwargs.get("use_labels") and isinstance(kwargs.get("path"), str):
+            with contextlib.closing(ImageArchive(kwargs["path"])) as archive:
+                return has_labels(archive)
+    return False
 
 
 def started_run(

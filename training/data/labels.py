@@ -57,6 +57,11 @@ def check_every_image_has_a_label(archive: ImageArchive, labels: dict[str, Label
                         f"({len(missing)} of {len(names)} images){more}")
 
 
+def has_labels(archive: ImageArchive) -> bool:
+    """Is there any label in `dataset.json`?"""
+    return bool((_read_label_file(archive) or {}).get("labels"))
+
+
 def read_class_names(archive: ImageArchive) -> list[str] | None:
     """What the classes 0, 1, ... mean, where `dataset.json` says so in a list; for people only."""
     names = (_read_label_file(archive) or {}).get("class_names")

@@ -68,8 +68,10 @@ def seed_to_noise(seed: int, index: int, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState([2, seed, 0, index, 0]).standard_normal(shape)).to(torch.float32)
 
 
-def class_to_label(class_idx: int | None, c_dim: int) -> torch.Tensor:
-    """One-hot label, all zero without a class. [1, c_dim]"""
+def class_to_label(class_idx: int | Sequence[float] | None, c_dim: int) -> torch.Tensor:
+    """One-hot label of a class, all zero without one; or the given vector. [1, c_dim]"""
+    if isinstance(class_idx, Sequence):
+        return torch.tensor([class_idx], dtype=torch.float32)
     c = torch.zeros([1, c_dim])
     if c_dim and class_idx is not None:
         c[:, class_idx] = 1
@@ -116,20 +118,21 @@ def image_of_seed(
 def save_seeds(
     G: torch.nn.Module,
     seeds: Sequence[int],
-    class_idx: int | None,
+    class_idx: int | Sequence[float] | None,   # or a label vector
     truncation_psi: float,
     noise_mode: str,
     outdir: str | os.PathLike,
     finish: Callable[[np.ndarray], np.ndarray] = lambda image: image,   # applied to each image [H, W, C]
     text_of: Callable[[int], dict[str, str]] | None = None,   # seed -> texts that its file carries, by keyword
+    suffix: str = "",
 ) -> Iterator[str]:
-    """Write `seed0003.png` for each seed; yields the paths as they are done."""
+    """Write `seed0003{suffix}.png` for each seed; yields the paths as they are done."""
     os.makedirs(outdir, exist_ok=True)
     c = class_to_label(class_idx, G.c_dim).to(device_of(G))
     for seed in seeds:
         image = finish(image_of_seed(G, seed, c, truncation_psi, noise_mode))
         text = None if text_of is None else text_of(seed)
-        yield save_png(image, os.path.join(outdir, f"seed{seed:04d}.png"), text)
+        yield save_png(image, os.path.join(outdir, f"seed{seed:04d}{suffix}.png"), text)
 
 
 def load_projected_w(path: str | os.PathLike) -> np.ndarray:

@@ -57,7 +57,7 @@ def slerp(a: torch.Tensor, b: torch.Tensor, t: float, num_blocks: int = 1) -> to
 def interpolation_frames(
     G: torch.nn.Module,
     path: Interpolation,
-    class_idx: int | None = None,
+    class_idx: int | Sequence[float] | None = None,   # or a label vector
     truncation_psi: float = 1,
     noise_mode: str = "const",   # random: the maps of the first seed in all frames, which would flicker otherwise
 ) -> Iterator[np.ndarray]:

@@ -36,7 +36,7 @@ def save_truncation_grid(
     G: torch.nn.Module,
     seeds: Sequence[int],
     psis: Sequence[float],
-    class_idx: int | None,
+    class_idx: int | Sequence[float] | None,   # or a label vector
     noise_mode: str,
     outdir: str,
 ) -> str:
