@@ -42,6 +42,7 @@ EXCLUDES = {
     "interpolate": ("trunc_grid", "projected_w", "scale", *PLACES),
     "trunc_grid": ("trunc", "projected_w", "scale", *PLACES),
     "scale": ("projected_w",),
+    "half": ("recipe_file", *PLACES),  # a recipe gives the same pixels again
 }
 # Option -> options of which it needs one.
 NEEDS = {
@@ -104,6 +105,7 @@ class Options:
     scale_filter: str
     sheet: str
     device: str | None
+    half: bool
     trust_pickle: bool
 
     @property
@@ -134,10 +136,15 @@ class Options:
 
     def load(self) -> torch.nn.Module:
         """The network's averaged generator, on the device."""
+        from torch_utils import half
         from torch_utils.devices import choose_device
         from training.images.generation import load_generator
 
-        return load_generator(self.network, choose_device(self.device), self.trust_pickle)
+        device = choose_device(self.device)
+        obstacle = half.use_bf16(self.half and device.type == "cpu", device)
+        if obstacle is not None:
+            click.echo(obstacle, err=True)
+        return load_generator(self.network, device, self.trust_pickle, in_half=self.half and obstacle is None)
 
 
 @click.command(cls=Command, epilog=EPILOG)
@@ -196,6 +203,9 @@ class Options:
 @click.option("--sheet", type=click.Choice(["png", "pdf"]), default="png", show_default=True,
               help="Format of the contact sheet")
 @device_option()
+@click.option("--half", is_flag=True,
+              help="Compute the highest four resolutions in half precision: float16 on a GPU, bfloat16 on a CPU with "
+                   "AMX or AVX512-BF16. The pixels differ a little")
 @trust_option()
 @click.pass_context
 def main(ctx: click.Context, **options: Any) -> None:
@@ -246,7 +256,7 @@ def render_seeds(o: Options) -> Iterator[str]:
 
 def recipe_texts(G: torch.nn.Module, o: Options, class_idx: int | None) -> Callable[[int], dict[str, str]] | None:
     """What the image of a seed carries in its file: how to make it again. None where it could not be edited."""
-    if not (hasattr(G, "block_grid") and importlib.util.find_spec("ssn_plugin")):
+    if o.half or not (hasattr(G, "block_grid") and importlib.util.find_spec("ssn_plugin")):
         return None
     from ssn_plugin.edits.recipe_files import png_text
     from ssn_plugin.edits.resample import start_recipes

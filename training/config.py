@@ -233,6 +233,10 @@ def set_performance(args: EasyDict, opts: TrainOptions) -> None:
     if opts.fp32:
         for kwargs in [synthesis_kwargs, D_kwargs]:
             kwargs.update(num_fp16_res=0, conv_clamp=None)
+    if opts.bf16:
+        args.bf16 = True
+        for kwargs in [synthesis_kwargs, D_kwargs]:  # a cfg may leave half precision out on a CPU
+            kwargs.update(num_fp16_res=CfgSpec.num_fp16_res, conv_clamp=CfgSpec.conv_clamp)
     if opts.nhwc:
         synthesis_kwargs.fp16_channels_last = D_kwargs.block_kwargs.fp16_channels_last = True
     if opts.nobench:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dnnlib
-from torch_utils import misc, training_stats
+from torch_utils import half, misc, training_stats
 from training.network_files import save_network_snapshot
 from training.run import batches, construction, processes, run_state
 from training.run.batches import DataError, TrainingData
@@ -48,6 +48,9 @@ def training_loop(*args: Any, **kwargs: Any) -> bool:
     construction.load_metrics(options.metrics, options.rank)
     device = construction.choose_device(options.device, options.rank)
     construction.configure_torch(options.random_seed, options.cudnn_benchmark, options.allow_tf32)
+    obstacle = half.use_bf16(options.bf16, device)
+    if obstacle is not None and is_first:
+        print(obstacle)
     saved = processes.share(run_state.load_newest(options.run_dir) if options.resume_run and is_first else None)
 
     training_set = construction.load_training_set(options.training_set_kwargs, verbose=is_first)

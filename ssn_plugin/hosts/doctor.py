@@ -22,6 +22,11 @@ from PIL import Image
 from ssn_plugin.errors import UserError
 from ssn_plugin.hosts import host, memory
 
+try:
+    from torch_utils import half
+except ImportError:  # another host, which trains in float32 on a processor
+    half = None  # type: ignore[assignment]
+
 GIB = 2**30
 RESERVE = 0.9  # share of the free memory that the largest batch may take
 MIN_SNAPSHOTS = 3  # a run needs room for that many
@@ -171,14 +176,10 @@ def check_devices(plan: Plan) -> Iterator[Finding]:
 
 
 def cpu_features() -> list[str]:
-    """Instruction sets that make tensors faster: the vector width that torch uses, AMX, arithmetic in bfloat16."""
+    """Instruction sets that make tensors faster: the vector width that torch uses, and products in bfloat16."""
     capability = getattr(getattr(torch.backends, "cpu", None), "get_cpu_capability", None)
     features = [] if capability is None else [capability()]
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        flags = set(next((line for line in file if line.startswith("flags")), "").split())
-        names = {"amx_tile": "AMX", "amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX512 bfloat16"}
-        features += [name for flag, name in names.items() if flag in flags]
-    return features
+    return features + ([] if half is None else half.bf16_instructions())
 
 
 def no_gpu() -> Finding:
@@ -209,7 +210,8 @@ def check_precision(device: str) -> Iterator[Finding]:
     if "float32" not in works:
         yield Finding("precision", text, "this build of torch does not fit the device: install another", True)
     elif device == "cpu":
-        yield Finding("precision", f"{text}; training uses float32 there")
+        in_bf16 = half is not None and half.has_bf16()
+        yield Finding("precision", f"{text}; training uses float32 there{', or with --bf16=1 bfloat16' * in_bf16}")
     else:
         major, minor = torch.cuda.get_device_capability()
         text += ", TensorFloat-32 (--allow-tf32=1)" if major >= 8 else ", no TensorFloat-32"

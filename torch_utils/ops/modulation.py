@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from torch_utils import half
+
 from . import bias_act, conv2d_resample
 from .depthwise import depthwise_conv2d
 from .spread import SpreadMap, memory_format_of, resize, strips
@@ -25,10 +27,12 @@ __all__ = ["compute_format", "depthwise_conv2d", "finish", "map_channels", "modu
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict[str, Any]:
     """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
 
-    Processors convolve fastest in float32 with the channels last; half precision exists for accelerators.
+    Processors convolve fastest with the channels last. Half precision is float16 on a GPU; on a processor bfloat16
+    where `torch_utils.half` allows it, otherwise float32.
     """
     if device.type == "cpu":
-        return dict(dtype=torch.float32, memory_format=torch.channels_last)
+        dtype = torch.bfloat16 if use_fp16 and half.on_processors else torch.float32
+        return dict(dtype=dtype, memory_format=torch.channels_last)
     layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
     return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
 

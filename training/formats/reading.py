@@ -51,7 +51,7 @@ def load_network_pkl(f: Any, force_fp16: bool = False, trust: bool = False) -> d
             raise
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)
         raise UserError(f"{named}not a readable network file: {reason}") from error
-    return _with_fp16(networks) if force_fp16 else networks
+    return with_fp16(networks) if force_fp16 else networks
 
 
 def _read_all(f: Any) -> bytes:
@@ -118,7 +118,7 @@ def _describe(value: Any) -> str:
     return "nothing" if value is None else f"an object of type {type(value).__name__}"
 
 
-def _with_fp16(networks: dict[str, Any]) -> dict[str, Any]:
+def with_fp16(networks: dict[str, Any]) -> dict[str, Any]:
     """The networks with four half-precision resolutions and a clamp of 256, rebuilt where that is a change."""
     for key in ("G", "D", "G_ema"):
         old = networks[key]

@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 import dnnlib
 from dnnlib.util import UserError
 from metrics import sampling
+from training.formats.reading import with_fp16
 from training.network_files import load_networks
 
 MAX_SEED = 2**32 - 1     # numpy's RandomState takes no more
@@ -47,12 +48,18 @@ def series_name(seeds: Sequence[int]) -> str:
     return first if len(seeds) == 1 else f"{first}-{last}"
 
 
-def load_generator(network: str, device: torch.device, trust: bool = False) -> torch.nn.Module:
+def load_generator(
+    network: str, device: torch.device, trust: bool = False, in_half: bool = False
+) -> torch.nn.Module:
     """The averaged generator `G_ema` of a network file, URL or short name, ready for inference.
 
     trust: execute source code that the file carries (see `legacy.load_network_pkl`).
+    in_half: compute its four highest resolutions in half precision (see `torch_utils.half`), if it has none so far.
     """
-    return load_networks(network, trust=trust)["G_ema"].eval().requires_grad_(False).to(device)
+    G = load_networks(network, trust=trust)["G_ema"].eval()
+    if in_half and not any(getattr(module, "use_fp16", False) for module in G.modules()):
+        G = with_fp16(dict(G=None, D=None, G_ema=G))["G_ema"]
+    return G.requires_grad_(False).to(device)
 
 
 def seed_to_z(seed: int, z_dim: int) -> torch.Tensor:

@@ -124,6 +124,8 @@ class TrainOptions:
         arguments=("D_kwargs.block_kwargs.freeze_layers",), part="freezed{}", shown="0")
 
     fp32: bool = performance(False, "BOOL", "Full precision everywhere")
+    bf16: bool = performance(
+        False, "BOOL", "On a CPU with AMX or AVX512-BF16, compute in bfloat16 what a GPU would compute in float16")
     nhwc: bool = performance(False, "BOOL", "Channels-last memory for half precision")
     nobench: bool = performance(False, "BOOL", "Switch cuDNN's benchmarking off")
     allow_tf32: bool = performance(False, "BOOL", "Let matrix products use TF32")
@@ -143,6 +145,8 @@ class TrainOptions:
         for name, kind in options_of(self).items():
             if getattr(self, name) is not None:
                 kind.rule.check(flag_of(name), getattr(self, name))
+        if self.bf16 and self.fp32:
+            raise UserError("--bf16 cannot be given with --fp32, got both")
         if self.batch is not None and self.batch % self.num_gpus != 0:
             raise UserError(f"--batch must be a multiple of --gpus={self.num_gpus}, got {self.batch}")
         check_metrics("--metrics", self.metrics if "metrics" in self.given else ())
