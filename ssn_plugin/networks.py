@@ -205,7 +205,11 @@ def depthwise_conv2d(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def compute_format(use_fp16: bool, channels_last: bool, device: torch.device) -> dict:
-    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to."""
+    """Data type and memory layout of a block's activations, as keyword arguments of Tensor.to.
+
+    Half precision is for accelerators. Being an operation, this may ask for the device; layers and networks do not.
+    """
+    use_fp16 = use_fp16 and device.type != "cpu"
     layout = torch.channels_last if use_fp16 and channels_last else torch.contiguous_format
     return dict(dtype=torch.float16 if use_fp16 else torch.float32, memory_format=layout)
 

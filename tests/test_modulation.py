@@ -1,6 +1,7 @@
 """Element-wise work around a modulated convolution: the fast forms against the plain ones of the networks."""
 
 import inspect
+import re
 import sys
 
 import pytest
@@ -161,6 +162,13 @@ def test_text_of_a_snapshot_runs_in_a_host_without_the_fast_operations(monkeypat
 def test_what_both_networks_need_stands_in_both_files_alike(name):
     """Each text must be complete by itself, since it is stored in snapshots."""
     assert inspect.getsource(getattr(ssn, name)) == inspect.getsource(getattr(networks, name))
+
+
+@pytest.mark.parametrize("form", [ssn, networks])
+def test_layers_and_networks_ask_for_no_device(form):
+    """Operations do: those in torch_utils/ops, and the one plain form that must."""
+    code = inspect.getsource(form).replace(inspect.getsource(form.compute_format), "")
+    assert not re.search(r"device\.type|is_cuda|is_cpu", code)
 
 
 @pytest.mark.parametrize("name", ["modulate_and_convolve", "finish", "resize", "map_channels", "depthwise_conv2d",
