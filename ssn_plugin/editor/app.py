@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from ssn_plugin.editor.export import export
-from ssn_plugin.editor.guard import API, MAX_BODY_BYTES, MAX_PICTURE_BYTES, Guard, add_security_headers
-from ssn_plugin.editor.studio import Studio
+from ssn_plugin.editor.guard import API, Guard, add_security_headers, body_limit
+from ssn_plugin.editor.studio import Studio, from_base64
 from ssn_plugin.edits.recipe_files import check_keys, parse_json, typed
 
 STATIC = Path(__file__).parent / "static"
@@ -81,7 +81,7 @@ class Editor:
 
 def read_body(request: Request, name: str) -> dict[str, Any]:
     """The JSON object that a call carries. ValueError for anything else."""
-    request.max_content_length = MAX_PICTURE_BYTES if name == "picture" else MAX_BODY_BYTES
+    request.max_content_length = body_limit(name)
     return typed("a call", parse_json(request.get_data(cache=False)), dict)
 
 
@@ -95,7 +95,7 @@ def failure(status: int, reason: str) -> Response:
     return response
 
 
-def stream(items: Iterator[dict[str, Any]]) -> Response:
+def stream(items: Generator[dict[str, Any], None, None]) -> Response:
     """One line of JSON for each item as soon as it is there; an error of the first is an answer of its own."""
     first = next(items, None)
 
@@ -106,7 +106,9 @@ def stream(items: Iterator[dict[str, Any]]) -> Response:
                 yield json.dumps(item, allow_nan=False) + "\n"
                 item = next(items, None)
         except (ValueError, OSError) as err:
-            yield json.dumps({"error": str(err)}) + "\n"
+            yield json.dumps({"error": " ".join(str(err).split())}) + "\n"
+        finally:
+            items.close()   # the page may have gone on before the end
 
     return Response(lines(), content_type="application/x-ndjson")
 
@@ -163,7 +165,30 @@ def _export(studio: Studio, body: dict[str, Any]) -> Response:
     return Response(result.content, content_type=result.content_type, headers=headers)
 
 
+def _picture(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("data", "name", "box", "per_layer"))
+    name, box = file_name(body["name"]), typed("box", body["box"], list)
+    if len(box) != 4:
+        raise ValueError(f"box must be left, top, right, bottom, got {len(box)} numbers")
+    left, top, right, bottom = (typed("a side of the box", side, int) for side in box)
+    per_layer = typed("per_layer", body["per_layer"], bool)
+    return stream(studio.find(from_base64(name, body["data"]), name, (left, top, right, bottom), per_layer))
+
+
+def _photo(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "data", "name"))
+    name = file_name(body["name"])
+    png = studio.photograph(typed("state", body["state"], str), from_base64(name, body["data"]), name)
+    return Response(png, content_type="image/png")
+
+
+def file_name(name: Any) -> str:
+    """What the page calls a file: a label, never a path."""
+    label = "".join(letter for letter in typed("name", name, str) if letter.isprintable())
+    return label.replace("\\", "/").rpartition("/")[2][:80] or "picture"
+
+
 CALLS: dict[str, Call] = {
     "start": _start, "variants": _variants, "keep": _keep, "restore": _restore, "go": _go, "undo": _undo, "redo": _redo,
-    "favourites": _favourites, "export": _export,
+    "favourites": _favourites, "export": _export, "picture": _picture, "photo": _photo,
 }

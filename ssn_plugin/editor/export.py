@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ssn_plugin.editor.studio import Studio, encode_png
-from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.recipe_files import PNG_KEYWORD, check_keys, recipe_text, typed
 from ssn_plugin.edits.resample import Resampling
+from ssn_plugin.edits.resample_report import draw_sheet, stem_of
 from ssn_plugin.edits.session import State
 from ssn_plugin.errors import UserError
 
@@ -59,8 +59,6 @@ def export_recipe(studio: Studio, state: State, options: dict[str, Any]) -> Expo
 
 def export_sheet(studio: Studio, state: State, options: dict[str, Any]) -> Export:
     """The contact sheet of variants of this state, as generate.py draws it."""
-    from ssn_plugin.edits.resample_report import draw_sheet
-
     check_keys("the options", options, ("request", "numbers"))
     numbers = [typed("a number", number, int) for number in typed("numbers", options["numbers"], list)]
     result: Resampling = studio.resampling(state.id, options["request"], numbers)
@@ -94,7 +92,7 @@ def export_command(studio: Studio, state: State, options: dict[str, Any]) -> Exp
     """The command line that makes the image, given the recipe beside it where there are edits."""
     check_keys("the options", options, ())
     command = ["python", "generate.py", f"--network={studio.network}"]
-    if state.recipe.edits:
+    if state.recipe.edits or state.recipe.found is not None:
         command += [f"--recipe={stem(state)}-recipe.json", "--outdir=out"]
     else:
         command += [f"--seeds={state.recipe.seed}", "--outdir=out"]
@@ -111,8 +109,8 @@ def line_of(studio: Studio, state: State) -> list[State]:
 
 def stem(state: State) -> str:
     """What the names of its files start with, as those of generate.py."""
-    recipe: Recipe = state.recipe
-    return f"seed{recipe.seed:04d}" + (f"-edit{len(recipe.edits)}-{state.id}" if recipe.edits else "")
+    recipe = state.recipe
+    return stem_of(recipe) + (f"-edit{len(recipe.edits)}-{state.id}" if recipe.edits else "")
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

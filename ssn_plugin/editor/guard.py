@@ -19,6 +19,7 @@ TOKEN_HEADER = "X-SSN-Token"
 MAX_BODY_BYTES = 2 * 2**20        # a request holds a mask at most
 MAX_PICTURE_BYTES = 48 * 2**20    # a photograph in base64
 API = "/api/"
+LARGE_CALLS = ("picture", "photo")
 
 SECURITY_HEADERS = {
     # blob: are pictures that the page fetched itself; an <img> cannot send the token.
@@ -92,10 +93,15 @@ def _refuse_call(environ: dict[str, Any]) -> Refusal | None:
     length = environ.get("CONTENT_LENGTH", "")
     if not length.isascii() or not length.isdigit():   # a body without a length could go on for ever
         return Refusal(411, "a call needs the header Content-Length")
-    limit = MAX_PICTURE_BYTES if environ["PATH_INFO"] == f"{API}picture" else MAX_BODY_BYTES
+    limit = body_limit(environ["PATH_INFO"].removeprefix(API))
     if len(length) > 12 or int(length) > limit:
         return Refusal(413, f"the call is larger than {limit} bytes")
     return None
+
+
+def body_limit(call: str) -> int:
+    """How many bytes a call may carry."""
+    return MAX_PICTURE_BYTES if call in LARGE_CALLS else MAX_BODY_BYTES
 
 
 def allowed_hosts(names: Iterable[str], port: int) -> frozenset[str]:

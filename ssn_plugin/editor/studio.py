@@ -10,18 +10,19 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
+import importlib.util
 import io
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
 
+from ssn_plugin.editor.threads import use_few_threads
 from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask, parse_layers
 from ssn_plugin.edits.recipe import Recipe
 from ssn_plugin.edits.recipe_files import check_keys, typed
@@ -32,7 +33,6 @@ from ssn_plugin.errors import UserError
 MAX_VARIANTS = 64                  # of one request; more come with another
 MAX_MASK_SIDE = 4096               # pixels
 CACHE_BYTES = 32 * 2**20           # of images as PNG
-SMALL = 128 * 128                  # pixels
 REQUEST_KEYS = ("layers", "noise", "keep_exact", "feather", "transplant_from")
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Studio:
         self._pngs = PngCache(CACHE_BYTES)
         self._save_lock = threading.Lock()
         # All of torch on one thread: each further thread that computes would get threads of its own from OpenMP.
-        self._worker = ThreadPoolExecutor(1, "network", initializer=_few_threads, initargs=(session,))
+        self._worker = ThreadPoolExecutor(1, "network", initializer=use_few_threads, initargs=(session,))
 
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)
@@ -62,7 +62,7 @@ class Studio:
         return about | {
             "layers": {"all": [0, num_layers - 1], "shape": [0, shape_end], "colour": [shape_end + 1, num_layers - 1]},
             "exports": ["png", "sheet", "recipe", "film", "command"],
-            "can_find": False,
+            "can_find": importlib.util.find_spec("training.images.distances") is not None,
             "can_restore": True,
             "file": self.save_path,
             "resume": f"python edit.py --network={self.network} --load={self.save_path}",
@@ -128,7 +128,8 @@ class Studio:
         label = 0 if network.G.c_dim else None
         return self._png(Recipe(network.name, network.sha256, seed, label, tuned=network.tuned))
 
-    def variants(self, state_id: str, request: dict[str, Any], first: int, count: int) -> Iterator[dict[str, Any]]:
+    def variants(self, state_id: str, request: dict[str, Any], first: int, count: int
+                 ) -> Generator[dict[str, Any], None, None]:
         """Variants first, first + 1, ... one by one; between two of them others get their turn."""
         if not 1 <= count <= MAX_VARIANTS:
             raise UserError(f"count must be in 1..{MAX_VARIANTS}, got {count}")
@@ -155,6 +156,27 @@ class Studio:
 
         return self._run(make)
 
+    def find(self, data: bytes, name: str, box: tuple[int, int, int, int], per_layer: bool
+             ) -> Generator[dict[str, Any], None, None]:
+        """Search for a picture in the network; the last answer has the tree with the image that was found."""
+        from ssn_plugin.editor import finding   # needs the projection of this host
+
+        for event in finding.find_in_background(self.session, data, name, box, per_layer):
+            if isinstance(event, Recipe):
+                yield {"tree": self.start_from(event)}
+            else:
+                image = base64.b64encode(encode_png(event.image, fast=True)).decode()
+                yield {"step": event.step, "steps": event.steps, "distance": event.distance, "image": image}
+
+    def start_from(self, recipe: Recipe) -> dict[str, Any]:
+        return self._change(lambda: self.session.start(recipe=recipe))
+
+    def photograph(self, state_id: str, data: bytes, name: str) -> bytes:
+        """PNG of the owner's photograph with the edits of a state in it."""
+        from ssn_plugin.editor import finding
+
+        return finding.png_of(self._run(lambda: finding.give_back(self.session, state_id, data, name)))
+
     def _png(self, recipe: Recipe) -> bytes:
         png = self._pngs.get(recipe)
         if png is None:
@@ -180,13 +202,6 @@ class Studio:
             feather=typed("feather", request["feather"], int),
             transplant_from=None if source is None else typed("transplant_from", source, int),
         )
-
-
-def _few_threads(session: Session) -> None:
-    """Small images gain nothing from a second core, and lose much where that is busy. The pixels are the same."""
-    about = session.describe()
-    if about["height"] * about["width"] <= SMALL:
-        torch.set_num_threads(1)
 
 
 class PngCache:
@@ -216,7 +231,11 @@ def describe_state(state: State) -> dict[str, Any]:
     """A state for the tree of the page."""
     number = len(state.recipe.edits)
     title = state.label if not number else f"Edit {number}: {state.label}"
-    return {"id": state.id, "parent": state.parent, "title": title, "short": state.label, "seed": state.recipe.seed}
+    picture = state.recipe.picture
+    return {
+        "id": state.id, "parent": state.parent, "title": title, "short": state.label, "seed": state.recipe.seed,
+        "picture": None if picture is None else picture.name,
+    }
 
 
 def describe_variant(variant: Variant) -> dict[str, Any]:
@@ -240,14 +259,21 @@ def encode_png(image: np.ndarray, fast: bool = False, text: dict[str, str] | Non
     return buffer.getvalue()
 
 
+def from_base64(name: str, text: Any) -> bytes:
+    try:
+        return base64.b64decode(typed(name, text, str), validate=True)
+    except ValueError as err:
+        raise UserError(f"{name} is not base64 ({err})") from err
+
+
 def _read_mask(text: Any) -> Mask:
     """A PNG in base64, white where painted."""
+    png = from_base64("mask", text)
     try:
-        png = base64.b64decode(typed("mask", text, str), validate=True)
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:   # reads no pixels yet
             width, height = image.size
     except (ValueError, OSError, SyntaxError) as err:
-        raise UserError("the mask is not a PNG in base64") from err
+        raise UserError("the mask is not a PNG") from err
     if max(width, height) > MAX_MASK_SIDE:
         raise UserError(f"a mask has sides of at most {MAX_MASK_SIDE} pixels, got {width}x{height}")
     return load_mask(io.BytesIO(png), "of the page")

@@ -7,6 +7,7 @@ import { Gallery } from "./gallery.js";
 import { History, historyButtons } from "./history.js";
 import { fillHelp, listen } from "./keys.js";
 import { ServerMaker } from "./maker.js";
+import { PictureDialog } from "./picture.js";
 import { PAINTING, Stage } from "./stage.js";
 import { BATCH, Variants } from "./variants.js";
 
@@ -38,8 +39,11 @@ class App {
       favour: (seeds) => maker.favourites(seeds).catch((error) => this.failed(error)), failed: (error) => this.failed(error),
     });
     this.exporting = new Exporting({
-      maker, state: () => this.tree.current, sheet: () => this.sheet(), failed: (error) => this.failed(error),
+      maker, state: () => this.tree.current, picture: () => this.#state(this.tree.current)?.picture ?? null, sheet: () => this.sheet(), failed: (error) => this.failed(error),
     }, about.exports);
+    if (about.can_find) {
+      this.picture = new PictureDialog({ maker, found: (tree, file) => this.foundPicture(tree, file) }, about.width / about.height);
+    }
     this.#describeNetwork();
     this.#listen();
   }
@@ -121,6 +125,13 @@ class App {
     if (await this.change(() => this.maker.start(seed))) announce(`Started from seed ${seed}`);
   }
 
+  async foundPicture(tree, file) {
+    this.forget();
+    this.exporting.rememberFile(file);
+    await this.show(tree);
+    toast(`Found ${file.name}. Click what you would like to change.`);
+  }
+
   async go(state) {
     if (state === this.tree.current) return;
     this.forget();
@@ -148,6 +159,7 @@ class App {
     if (selection.kind === "none") return this.forget();
     const painting = selection.kind === "mask";
     this.variants.begin(this.tree.current, null, selection.describe(), selection.frame());   // the old ones are history
+    this.showFeather();
     this.pause = setTimeout(() => this.draw(), painting ? PAUSE : 0);
   }
 
@@ -215,6 +227,7 @@ class App {
 
   /** An option changed: what is selected is drawn anew. */
   optionsChanged() {
+    this.showFeather();
     if (this.stage.selection.kind !== "none") this.draw();
   }
 
@@ -327,6 +340,7 @@ class App {
   showFeather() {
     const feather = Number($("feather").value);
     $("feather-value").textContent = `${feather} px`;
+    $("feather").disabled = !($("keep-exact").checked || this.stage.selection.kind === "mask");
     this.stage.selection.feather = feather;
     this.stage.draw();
   }
@@ -352,6 +366,7 @@ class App {
     drawScale($("scale"));
     fillHelp();
     this.showView();
+    this.showFeather();
     $("stage-hint").textContent = HINTS.block;
   }
 
@@ -366,7 +381,7 @@ class App {
     }
     for (const button of $("layers").children) button.addEventListener("click", () => this.setLayers(button.dataset.layers));
     const clicks = {
-      "open-gallery": "gallery", "empty-start": "gallery", "open-export": "export", "open-help": "help", global: "global",
+      "open-gallery": "gallery", "empty-start": "gallery", "open-export": "export", "open-help": "help", "open-picture": "picture", global: "global",
       transplant: "transplant", "zoom-in": "zoom:in", "zoom-out": "zoom:out", fit: "fit",
     };
     for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", () => this.act(action));
@@ -451,6 +466,7 @@ class App {
       undo: () => this.undo(),
       redo: () => this.redo(),
       gallery: () => this.gallery.open("start"),
+      picture: () => this.picture?.open(),
       export: () => this.tree.current !== null && this.exporting.open(),
       help: () => $("help").showModal(),
       smooth: () => { this.stage.smooth = !this.stage.smooth; this.stage.draw(); },

@@ -1,16 +1,27 @@
 /** The sheet with everything that can be taken away. */
 
 import { $, download, toast } from "./dom.js";
+import { photographRow } from "./picture.js";
 
 export class Exporting {
-  /** @param {object} hooks  maker, state(), sheet(): {request, numbers} or null, failed(error) */
+  /**
+   * @param {object} hooks  maker, state(), picture(): name of the owner's picture or null,
+   *                        sheet(): {request, numbers} or null, failed(error)
+   */
   constructor(hooks, kinds) {
     this.hooks = hooks;
+    this.files = new Map();   // the owner's pictures by name, as long as the page is open
     this.dialog = $("export");
     for (const row of this.dialog.querySelectorAll("[data-kind]")) {
       row.hidden = !kinds.includes(row.dataset.kind);
       row.querySelector("button").addEventListener("click", (event) => this.#take(row.dataset.kind, event.currentTarget));
     }
+    this.photo = photographRow({
+      maker: hooks.maker, state: hooks.state, file: () => this.files.get(hooks.picture()), failed: hooks.failed,
+      keep: (file) => this.files.set(hooks.picture(), file),
+      saved: (name, blob) => { download(name, blob); toast(`Saved ${name}`); },
+    });
+    this.dialog.querySelector(".exports").prepend(this.photo);
   }
 
   async open() {
@@ -18,6 +29,7 @@ export class Exporting {
     this.dialog.querySelector('[data-kind="sheet"] button').disabled = !sheet;
     $("sheet-note").textContent = sheet
       ? "The variants of the selected place, with their numbers." : "Select a place first: the sheet shows its variants.";
+    this.photo.hidden = this.hooks.picture() === null;
     $("command").textContent = "…";
     this.dialog.showModal();
     try {
@@ -25,6 +37,10 @@ export class Exporting {
     } catch (error) {
       this.hooks.failed(error);
     }
+  }
+
+  rememberFile(file) {
+    this.files.set(file.name, file);
   }
 
   async #take(kind, button) {

@@ -19,7 +19,9 @@
  *     image(state), seedImage(seed)             Blob of a PNG
  *     favourites(seeds)                         remembers them; returns the tree
  *     export(state, kind, options)              {name, blob}, or {text} for a command line
- *     find(file, crop, signal)                  searches the owner's picture; yields {step, steps, image, distance, tree}
+ *     find(file, {name, box, per_layer}, signal)       searches the owner's picture; yields {step, steps, distance, image}
+ *                                                      about once a second, and at last {tree}
+ *     photograph(state, file)                   Blob of the owner's picture at its full size with the edits in it
  */
 import { blobToBase64, pngFromBase64 } from "./bytes.js";
 
@@ -83,11 +85,15 @@ export class ServerMaker {
     }
   }
 
-  async *find(file, crop, options, signal) {
+  async *find(file, options, signal) {
     const data = await blobToBase64(file);
-    for await (const line of this.#lines("picture", { data, crop, ...options }, signal)) {
+    for await (const line of this.#lines("picture", { data, ...options }, signal)) {
       yield line.image ? { ...line, image: pngFromBase64(line.image) } : line;
     }
+  }
+
+  async photograph(state, file) {
+    return (await this.#call("photo", { state, data: await blobToBase64(file), name: file.name })).blob();
   }
 
   async export(state, kind, options = {}) {
