@@ -96,8 +96,8 @@ def report(network: OpenNetwork, repeats: int, clock: Clock) -> None:
         studio = Studio(Session(network), f"{folder}/session.json")
         state = studio.start(4)["current"]
         studio.image(state)   # it is on the screen
-        turns = [(bare_passes(studio, clock), *click_once(studio, state, number, clock)) for number in range(repeats + 1)
-                 ][1:]   # the first prepares the others
+        turns = [(bare_passes(studio, clock), *click_once(studio, state, n, clock)) for n in range(repeats + 1)]
+        del turns[0]   # it prepares the others
         bare, first, last = (statistics.median(times) for times in zip(*turns))
         ratio = statistics.median(last / bare for bare, _, last in turns)
         chain = edit_and_undo(studio, clock)

@@ -16,7 +16,7 @@ pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
 
 from editor_fixtures import REQUEST, Page, mask_png, pixels, small_network
 
-from ssn_plugin.editor import launch
+from ssn_plugin.editor import finding, launch
 from ssn_plugin.editor.studio import PngCache, Studio
 from ssn_plugin.edits.edit_options import EditRequest
 from ssn_plugin.edits.recipe_files import parse_recipe
@@ -193,6 +193,64 @@ def test_requests_at_the_same_time_get_the_images_they_would_get_alone(studio):
     for thread in threads:
         thread.join()
     assert all(images == alone for images in found.values()) and len(found) == 4
+
+
+PICTURE = {"name": "C:\\me\\photo.png", "box": [5, 0, 45, 40], "per_layer": True}
+
+
+def photo_png(width: int = 60, height: int = 40) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, [height, width, 3], np.uint8)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_picture_is_found_with_previews_and_becomes_a_state(page, studio, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 5)
+    monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
+    *previews, last = map(json.loads, page.post("/api/picture", PICTURE | {"data": photo_png()}).text.splitlines())
+    assert [one["step"] for one in previews] == [1, 2, 3, 4, 5] and previews[0]["steps"] == 5
+    assert pixels(base64.b64decode(previews[0]["image"])).shape == (16, 16, 3)
+    state = last["tree"]["current"]
+    picture = studio.session.recipe(state).picture
+    assert (picture.name, picture.box, picture.width, picture.height) == ("photo.png", (5, 0, 45, 40), 60, 40)
+    assert last["tree"]["states"][-1]["picture"] == "photo.png"
+    assert Session.load(studio.save_path, studio.session.network).current.id == state
+
+    edited = keep(page, state, 1, blocks=[[0, 0]])
+    given = pixels(page.post("/api/photo", {"state": edited, "name": "photo.png", "data": photo_png()}).data)
+    changed = (given != pixels(base64.b64decode(photo_png()))).any(axis=2)
+    assert changed[:15, 5:13].any() and not changed[28:].any() and not changed[:, :5].any() and not changed[:, 22:].any()
+    assert "--recipe=" in export(page, state, "command").json["text"]
+
+
+@pytest.mark.parametrize("wrong", [
+    {"data": "!"}, {"data": ""}, {"data": base64.b64encode(b"<svg/>").decode()}, {"box": [0, 0, 99, 99]},
+    {"box": [5, 0, 5, 40]}, {"box": [1, 2, 3]}, {"box": [0.5, 0, 4, 4]}, {"name": 5}, {"per_layer": 1}, {"path": "x"},
+])
+def test_a_picture_that_is_none_is_one_line(page, studio, wrong):
+    answer = page.post("/api/picture", PICTURE | {"data": photo_png()} | wrong)
+    assert answer.status_code in (400, 500) and "\n" not in answer.json["error"] and answer.json["error"]
+    assert not studio.session.states
+
+
+@pytest.mark.parametrize("data", [photo_png(50, 50), "", base64.b64encode(b"x").decode()])
+def test_a_photograph_that_does_not_fit_is_one_line(page, data, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 1)
+    found = page.post("/api/picture", PICTURE | {"data": photo_png()}).text.splitlines()[-1]
+    edited = keep(page, json.loads(found)["tree"]["current"], 1)
+    assert page.post("/api/photo", {"state": edited, "name": "x", "data": data}).status_code in (400, 500)
+    assert page.post("/api/photo", {"state": start(page), "name": "x", "data": photo_png()}).status_code == 400
+
+
+def test_a_search_that_nobody_waits_for_stops_and_others_get_their_turn_meanwhile(studio, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 10**6)
+    monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
+    state = studio.start(1)["current"]
+    search = studio.find(base64.b64decode(photo_png()), "photo.png", (5, 0, 45, 40), False)
+    assert next(search)["step"] == 1
+    assert next(studio.variants(state, REQUEST, 1, 1))["number"] == 1
+    search.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "search"]
 
 
 def export(page: Page, state: str, kind: str, **options):

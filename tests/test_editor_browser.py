@@ -20,7 +20,7 @@ pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
 from editor_fixtures import small_network
 from network_file_helpers import snapshot
 
-from ssn_plugin.editor import launch
+from ssn_plugin.editor import finding, launch
 from ssn_plugin.edits.recipe_files import parse_recipe
 from training.formats import network_export
 
@@ -275,6 +275,56 @@ def test_layers_exact_keeping_and_transplants_reach_the_recipe(user, editor):
     page.click("#seeds [data-seed='2']")
     user.wait_for_variants(1)
     assert studio.session.recipe(user.keep(1)).edits[-1].transplant_from == 2
+
+
+def test_a_photograph_is_found_redrawn_and_given_back(user, editor, tmp_path, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 12)
+    monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
+    photo = np.random.default_rng(0).integers(0, 256, [60, 90, 3], dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    page, studio = user.page, editor.server.editor.studio
+    page.keyboard.press("Escape")
+    page.keyboard.press("o")
+    page.set_input_files("#picture-file", tmp_path / "photo.png")
+    user.until("document.querySelector('#picture').dataset.step === 'frame'")
+    for key in ("-", "-", "ArrowLeft"):
+        page.keyboard.press(key)
+    page.click("#picture-find")
+    user.until("!document.querySelector('#picture').open")
+    recipe = studio.session.recipe(user.current()["id"])
+    left, top, right, bottom = recipe.picture.box
+    assert (recipe.picture.name, recipe.picture.width, right - left, bottom - top) == ("photo.png", 90, 54, 54)
+    assert recipe.found is not None and left < 45 - 27
+
+    user.click(6, 2)
+    user.wait_for_variants()
+    user.keep(1)
+    page.keyboard.press("Control+s")
+    with page.expect_download() as download:
+        page.click("#photo-row button")
+    assert download.value.suggested_filename == "photo-edited.png"
+    given = np.asarray(Image.open(download.value.path()))
+    changed = (given != photo).any(axis=2)
+    rows, cols = np.nonzero(changed)
+    assert changed.any() and cols.max() < left + 54 * 0.65 and rows.max() < top + 54 * 0.65   # block (0, 1) of 2x4
+
+
+def test_a_search_is_cancelled(user, tmp_path, monkeypatch):
+    monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(finding, "STEPS", 10**6)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.jpg")
+    user.page.keyboard.press("Escape")
+    user.page.keyboard.press("o")
+    user.page.set_input_files("#picture-file", tmp_path / "red.jpg")
+    user.until("document.querySelector('#picture').dataset.step === 'frame'")
+    user.page.click("#picture-find")
+    user.until("document.querySelector('#search-words').textContent.startsWith('Step')")
+    user.page.click("#picture-cancel")
+    user.until("document.querySelector('#picture').dataset.step === 'frame'")
+    end = time.monotonic() + SECONDS
+    while any(thread.name == "search" for thread in threading.enumerate()):
+        assert time.monotonic() < end, "the search goes on for nobody"
+        time.sleep(0.02)
 
 
 def test_a_server_that_is_gone_is_said_once(browser, network, tmp_path):

@@ -159,7 +159,7 @@ class Studio:
     def find(self, data: bytes, name: str, box: tuple[int, int, int, int], per_layer: bool
              ) -> Generator[dict[str, Any], None, None]:
         """Search for a picture in the network; the last answer has the tree with the image that was found."""
-        from ssn_plugin.editor import finding   # needs the projection of this host
+        from ssn_plugin.editor import finding  # needs the projection of this host
 
         for event in finding.find_in_background(self.session, data, name, box, per_layer):
             if isinstance(event, Recipe):

@@ -340,7 +340,7 @@ class App {
   showFeather() {
     const feather = Number($("feather").value);
     $("feather-value").textContent = `${feather} px`;
-    $("feather").disabled = !($("keep-exact").checked || this.stage.selection.kind === "mask");
+    $("feather-value").hidden = $("feather").disabled = !($("keep-exact").checked || this.stage.selection.kind === "mask");
     this.stage.selection.feather = feather;
     this.stage.draw();
   }
