@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 import webbrowser
+from typing import TYPE_CHECKING
 
 import click
 
 from training.cli import Command, network_option, trust_option, words_to_call
-from training.images.image_commands import device_option
+from training.images.image_commands import device_option, progress_bar
+
+if TYPE_CHECKING:
+    from ssn_plugin.editor.launch import OpenEditor
 
 EPILOG = """\b
 Examples:
   python edit.py --network=demo:castles64
-  python edit.py --network=network-snapshot.pkl --load=edits/network-snapshot-1.json
+  python edit.py --network=network-snapshot.pkl --picture=photo.png
 """
 
 
 @click.command(cls=Command, epilog=EPILOG)
 @network_option()
+@click.option("--picture", "picture_path", metavar="FILE", help="Find this picture in the network first, then edit it")
 @click.option("--load", "load_path", metavar="FILE", help="Go on with a session that was saved")
 @click.option("--save", "save_path", metavar="FILE",
               help="Where to save the session, after every change  [default: the file of --load; else a new one in "
@@ -32,6 +37,7 @@ Examples:
 @trust_option()
 def main(
     network: str,
+    picture_path: str | None,
     load_path: str | None,
     save_path: str | None,
     host: str,
@@ -53,7 +59,10 @@ def main(
             raise
         raise click.ClickException("the editor needs the package werkzeug: pip install 'ssn-plugin[editor]'") from err
 
+    picture = None if picture_path is None else read_file(picture_path)
     with launch.open_editor(network, host, port, load_path, save_path, device, trust_pickle) as editor:
+        if picture is not None:
+            find_picture(editor, picture, os.path.basename(picture_path or ""))
         click.echo(f"Editing images of {network} at {editor.server.url}")
         click.echo(f"The session is saved in {editor.save_path}; to go on later: {go_on(network, editor.save_path)}")
         click.echo("Ctrl-C ends the server.")
@@ -64,6 +73,20 @@ def main(
         except KeyboardInterrupt:
             saved = os.path.exists(editor.save_path)
             click.echo(f"\nStopped. The session is in {editor.save_path}" if saved else "\nStopped.")
+
+
+def read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def find_picture(editor: OpenEditor, data: bytes, name: str) -> None:
+    """Start from the image that comes closest to the picture."""
+    from ssn_plugin.editor.finding import STEPS, find
+
+    studio = editor.server.editor.studio
+    with progress_bar("Searching", STEPS, "steps") as bar:
+        studio.start_from(find(studio.session, data, name, on_step=lambda at: bar.step(f"{at.distance:.4g}")))
 
 
 def go_on(network: str, save_path: str) -> str:

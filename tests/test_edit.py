@@ -17,8 +17,10 @@ pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
 from click.testing import CliRunner
 from editor_fixtures import small_network
 from network_file_helpers import snapshot
+from PIL import Image
 
 import edit
+from ssn_plugin.editor import finding
 from ssn_plugin.editor.server import EditorServer
 from training.formats import network_export
 
@@ -39,6 +41,7 @@ def run(*args: str):
 @pytest.mark.parametrize("args, words", [
     (["--network=no.pkl"], "no.pkl"),
     (["--network=NET", "--load=no.json"], "no.json"),
+    (["--network=NET", "--picture=no.jpg"], "no.jpg"),
     (["--network=NET", "--host=0.0.0.0"], "--host must be the address that the browser will be sent to"),
     (["--network=NET", "--host=203.0.113.7"], "203.0.113.7:0 is no address of this machine"),
     (["--network=NET", "--save=."], "--save must be a file"),
@@ -70,6 +73,17 @@ def test_it_opens_the_browser_at_the_address_with_the_token(network, tmp_path, m
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#[\w-]{43}", opened[0]) and opened[0] in result.output
     assert "--load=edits/ssn-1.json" in result.output
     assert not (tmp_path / "edits").exists()   # nothing was changed yet
+
+
+def test_a_picture_is_found_before_the_page_opens(network, tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20), "green").save(tmp_path / "green.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finding, "STEPS", 2)
+    trees = []
+    monkeypatch.setattr(EditorServer, "serve", lambda self: trees.append(self.editor.studio.tree()))
+    result = run(f"--network={network}", "--picture=green.png", "--no-browser")
+    assert result.exit_code == 0, result.output
+    assert [state["picture"] for state in trees[0]["states"]] == ["green.png"]
 
 
 def test_a_server_that_is_killed_loses_nothing_that_was_answered(network, tmp_path, monkeypatch):

@@ -219,7 +219,8 @@ def test_a_picture_is_found_with_previews_and_becomes_a_state(page, studio, monk
     edited = keep(page, state, 1, blocks=[[0, 0]])
     given = pixels(page.post("/api/photo", {"state": edited, "name": "photo.png", "data": photo_png()}).data)
     changed = (given != pixels(base64.b64decode(photo_png()))).any(axis=2)
-    assert changed[:15, 5:13].any() and not changed[28:].any() and not changed[:, :5].any() and not changed[:, 22:].any()
+    assert changed[:15, 5:13].any()
+    assert not changed[28:].any() and not changed[:, :5].any() and not changed[:, 22:].any()
     assert "--recipe=" in export(page, state, "command").json["text"]
 
 
@@ -229,7 +230,7 @@ def test_a_picture_is_found_with_previews_and_becomes_a_state(page, studio, monk
 ])
 def test_a_picture_that_is_none_is_one_line(page, studio, wrong):
     answer = page.post("/api/picture", PICTURE | {"data": photo_png()} | wrong)
-    assert answer.status_code in (400, 500) and "\n" not in answer.json["error"] and answer.json["error"]
+    assert answer.status_code == 400 and "\n" not in answer.json["error"] and answer.json["error"]
     assert not studio.session.states
 
 
@@ -238,7 +239,7 @@ def test_a_photograph_that_does_not_fit_is_one_line(page, data, monkeypatch):
     monkeypatch.setattr(finding, "STEPS", 1)
     found = page.post("/api/picture", PICTURE | {"data": photo_png()}).text.splitlines()[-1]
     edited = keep(page, json.loads(found)["tree"]["current"], 1)
-    assert page.post("/api/photo", {"state": edited, "name": "x", "data": data}).status_code in (400, 500)
+    assert page.post("/api/photo", {"state": edited, "name": "x", "data": data}).status_code == 400
     assert page.post("/api/photo", {"state": start(page), "name": "x", "data": photo_png()}).status_code == 400
 
 

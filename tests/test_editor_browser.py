@@ -30,7 +30,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]
-SECONDS = 30   # until something that takes milliseconds is called missing
+SECONDS = 90   # until something that takes milliseconds is called missing
 
 
 def missing(what: str) -> None:

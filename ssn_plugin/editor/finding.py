@@ -60,8 +60,7 @@ def find(
     """
     network = session.network
     G = network.G
-    picture = read_picture(data, name)
-    check_size(picture, name)
+    picture = _read(read_picture, data, name)
     _channels, height, width = generation.image_shape(G)
     box = box or projection_files.choose_box(picture.size, (width, height), None, None)
     described = Picture(name, picture.width, picture.height, box)   # checks the box
@@ -129,8 +128,7 @@ def give_back(session: Session, state_id: str, data: bytes, name: str) -> Image.
     if recipe.picture is None:
         raise ValueError("this image was not found for a picture")
     weight = paste_weight(G, recipe)
-    photo = open_photograph(data, name)
-    check_size(photo, name)
+    photo = _read(open_photograph, data, name)
     with session.network.lock:
         before, after = (render_recipe(G, one).img for one in (dataclasses.replace(recipe, edits=()), recipe))
     return paste_change(photo, recipe.picture, before, after, weight)
@@ -144,9 +142,15 @@ def open_photograph(data: bytes, name: str) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def check_size(picture: Image.Image, name: str) -> None:
+def _read(reader: Callable[[bytes, str], Image.Image], data: bytes, name: str) -> Image.Image:
+    """The picture in the content of a file. ValueError if it is none, or too large."""
+    try:
+        picture = reader(data, name)
+    except OSError as err:   # what is wrong is the file that was sent, not one of ours
+        raise ValueError(str(err)) from err
     if max(picture.size) > MAX_PICTURE_SIDE:
         raise ValueError(f"{name} is {picture.width}x{picture.height} pixels, at most {MAX_PICTURE_SIDE} are taken")
+    return picture
 
 
 def png_of(picture: Image.Image) -> bytes:

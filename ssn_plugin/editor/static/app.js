@@ -167,8 +167,9 @@ class App {
     this.stopDrawing();
     const { selection } = this.stage;
     if (this.tree.current === null || selection.kind === "none") return;
-    const title = selection.describe();
+    const title = selection.describe(), turn = this.turn;
     const request = { ...await selection.place(), ...this.options(), transplant_from: transplantFrom };
+    if (turn !== this.turn) return;   // another place was chosen meanwhile
     if (transplantFrom !== null) request.noise = false;   // its noise stays
     this.variants.begin(this.tree.current, request,
                         transplantFrom === null ? title : `${title} from seed ${transplantFrom}`, selection.frame());
@@ -201,6 +202,7 @@ class App {
   }
 
   stopDrawing() {
+    this.turn = (this.turn ?? 0) + 1;
     clearTimeout(this.pause);
     this.drawing?.abort();
     this.stage.showPreview(null);

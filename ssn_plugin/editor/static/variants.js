@@ -49,7 +49,9 @@ export class Variants {
   }
 
   async add(variant) {
+    const { request } = this;
     const item = { ...variant, bitmap: await createImageBitmap(variant.image) };
+    if (request !== this.request) return;   // another place was chosen meanwhile
     item.tile = this.#tile(item);
     this.items.push(item);
     this.waiting = Math.max(0, this.waiting - 1);
