@@ -15,6 +15,7 @@ from ssn_plugin.editor.export import export
 from ssn_plugin.editor.guard import API, Guard, add_security_headers, body_limit
 from ssn_plugin.editor.studio import Studio, from_base64
 from ssn_plugin.edits.recipe_files import check_keys, parse_json, typed
+from ssn_plugin.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {
@@ -55,11 +56,11 @@ class Editor:
             return call(self.studio, read_body(request, name))
         except RequestEntityTooLarge:
             return failure(413, "the call is larger than announced")
-        except (ValueError, OverflowError) as err:
-            return failure(400, str(err))
         except OSError as err:   # the session could not be saved
             return failure(500, f"{err.filename or 'the session'}: {err.strerror or err}")
-        except Exception:
+        except Exception as err:
+            if is_users(err):
+                return failure(400, str(err))
             traceback.print_exc()
             return failure(500, "the editor has a bug; the terminal shows where")
 
@@ -77,6 +78,11 @@ class Editor:
         if name == "seed" and rest.isascii() and rest.isdigit() and len(rest) <= 10:
             return Response(self.studio.seed_image(int(rest)), content_type="image/png")
         return failure(404, "there is no such call")
+
+
+def is_users(err: Exception) -> bool:
+    """Can the user put it right? The plugin and its host have a class each for such errors, of one name."""
+    return any(kind.__name__ == "UserError" for kind in type(err).__mro__)
 
 
 def read_body(request: Request, name: str) -> dict[str, Any]:
@@ -105,7 +111,10 @@ def stream(items: Generator[dict[str, Any], None, None]) -> Response:
             while item is not None:
                 yield json.dumps(item, allow_nan=False) + "\n"
                 item = next(items, None)
-        except (ValueError, OSError) as err:
+        except Exception as err:
+            if not is_users(err):
+                traceback.print_exc()
+                err = RuntimeError("the editor has a bug; the terminal shows where")
             yield json.dumps({"error": " ".join(str(err).split())}) + "\n"
         finally:
             items.close()   # the page may have gone on before the end
@@ -169,7 +178,7 @@ def _picture(studio: Studio, body: dict[str, Any]) -> Response:
     check_keys("the call", body, ("data", "name", "box", "per_layer"))
     name, box = file_name(body["name"]), typed("box", body["box"], list)
     if len(box) != 4:
-        raise ValueError(f"box must be left, top, right, bottom, got {len(box)} numbers")
+        raise UserError(f"box must be left, top, right, bottom, got {len(box)} numbers")
     left, top, right, bottom = (typed("a side of the box", side, int) for side in box)
     per_layer = typed("per_layer", body["per_layer"], bool)
     return stream(studio.find(from_base64(name, body["data"]), name, (left, top, right, bottom), per_layer))

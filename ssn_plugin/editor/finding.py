@@ -23,6 +23,7 @@ from ssn_plugin.edits.paste import paste_change, paste_weight
 from ssn_plugin.edits.recipe import Picture, Recipe
 from ssn_plugin.edits.resample import render_recipe, to_uint8
 from ssn_plugin.edits.session import Session
+from ssn_plugin.errors import UserError
 from training.data.decoding import open_image, read_picture
 from training.images import distances, generation, projection, projection_files
 
@@ -126,7 +127,7 @@ def give_back(session: Session, state_id: str, data: bytes, name: str) -> Image.
     """The photograph at its own size with the edits of a state in it. See `paste_change`."""
     recipe, G = session.recipe(state_id), session.network.G
     if recipe.picture is None:
-        raise ValueError("this image was not found for a picture")
+        raise UserError("this image was not found for a picture")
     weight = paste_weight(G, recipe)
     photo = _read(open_photograph, data, name)
     with session.network.lock:
@@ -138,7 +139,7 @@ def open_photograph(data: bytes, name: str) -> Image.Image:
     """The picture as it is stored, upright, to be given back bit by bit."""
     image = open_image(data, name)
     if image.info.get("sixteen_bits") or image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} must have 8 bits per channel")
+        raise UserError(f"{name} must have 8 bits per channel")
     return ImageOps.exif_transpose(image)
 
 
@@ -147,9 +148,9 @@ def _read(reader: Callable[[bytes, str], Image.Image], data: bytes, name: str) -
     try:
         picture = reader(data, name)
     except OSError as err:   # what is wrong is the file that was sent, not one of ours
-        raise ValueError(str(err)) from err
+        raise UserError(str(err)) from err
     if max(picture.size) > MAX_PICTURE_SIDE:
-        raise ValueError(f"{name} is {picture.width}x{picture.height} pixels, at most {MAX_PICTURE_SIDE} are taken")
+        raise UserError(f"{name} is {picture.width}x{picture.height} pixels, at most {MAX_PICTURE_SIDE} are taken")
     return picture
 
 
