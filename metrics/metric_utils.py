@@ -214,9 +214,9 @@ class FeatureStats:
         if type(n) is not int or n < 1 or type(width) is not int or width < 1:
             raise UserError(f"it counts {n!r} items of {width!r} features")
         if type(rows) is not list or len(rows) > 1 or bool(rows) != stats.capture_all:
-            raise UserError("it has not the features that it says it has")
-        arrays = [(stats.raw_mean, np.float64, (width,)), (stats.raw_cov, np.float64, (width, width))]
-        arrays += [(array, np.float32, (n, width)) for array in rows]
+            raise UserError("it lacks features that it claims to hold, or holds others")
+        arrays: list[tuple[Any, Any, tuple[int, ...]]] = [(array, np.float32, (n, width)) for array in rows]
+        arrays += [(stats.raw_mean, np.float64, (width,)), (stats.raw_cov, np.float64, (width, width))]
         for array, dtype, shape in arrays:
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
                 raise UserError(f"an array is not {np.dtype(dtype)} of the shape {list(shape)}")

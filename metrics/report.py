@@ -174,8 +174,8 @@ def compare_files(*paths: str) -> list[Comparison]:
             names = (first, other) if len(sources) > 2 else None
             comparisons.append(compare(sources[first][metric], sources[other][metric], names))
     if not comparisons:
-        first, second, *_ = [list(results.values())[-1] for results in sources.values()]
-        comparisons = [compare(first, second)]
+        newest = [list(results.values())[-1] for results in sources.values()]
+        comparisons = [compare(newest[0], newest[1])]
     return comparisons
 
 

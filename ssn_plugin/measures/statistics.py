@@ -146,6 +146,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr sqrt(S1 S2). With S = X'X the last trace is the sum of the singular values of
     X1 X2', and these are the square roots of the eigenvalues of S1^(1/2) S2 S1^(1/2): whichever matrix is smaller.
+    It stands here because the reference host has no such function, and that of this project's host takes covariances.
     """
     mean1, mean2 = (f.mean(axis=0, dtype=np.float64) for f in (x, y))
     x1, x2 = (x - mean1) / np.sqrt(len(x)), (y - mean2) / np.sqrt(len(y))
