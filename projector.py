@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shlex
@@ -123,9 +124,10 @@ def main(
         from training.images import tuning
 
         with progress_bar("Tuning", tune_steps, "steps") as bar:
-            deltas = tuning.tune(
+            deltas, noise = tuning.tune(
                 G, img, distance, found.ws[-1:].to(torch_device), found.noise, label,
                 tuning.TuningOptions(tune_steps, seed=seed), on_step=lambda value: bar.step(f"{value:.4g}"))
+        found = dataclasses.replace(found, noise=noise)
     made_by = G if deltas is None else tuning.add_deltas(G, deltas)
     for path in projection_files.save_image_and_latents(made_by, found, outdir):
         click.echo(path)

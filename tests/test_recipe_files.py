@@ -172,6 +172,18 @@ def test_an_image_may_start_from_styles_that_were_found(network, recipe, layers)
     assert torch.equal(redrawn[:, 2], torch.from_numpy(w).expand(-1, 6, -1).reshape(6, 8, 4)[:, 2])
 
 
+def test_a_redrawn_block_of_a_found_image_has_the_networks_own_noise(network, recipe):
+    """Fitted maps hold the detail of the picture, which would show through."""
+    own = {name: buffer for name, buffer in network.G.synthesis.named_buffers() if name.endswith("noise_const")}
+    fitted = {name: np.full(buffer.shape, 9, np.float32) for name, buffer in own.items()}
+    found = Arrays.of({"w": np.zeros([1, 1, network.G.w_dim], np.float32), **fitted})
+    noise = resample.make_latents(network.G, dataclasses.replace(recipe, found=found).edited(block(1, 0))).noise
+    for old, new in zip(own.values(), noise):
+        res = len(old)
+        assert torch.equal(new[0, 0, res // 2:, :res // 4], old[res // 2:, :res // 4])
+        assert (new[0, 0, :res // 2] == 9).all() and (new[0, 0, :, res // 4:] == 9).all()
+
+
 @pytest.mark.parametrize(("arrays", "message"), [
     ({}, "the styles w of a found image must be .*, got no array w"),
     ({"w": np.zeros([1, 2, 32], np.float32)}, r"must be \[1, 1 or 6, 32\], got \[1, 2, 32\]"),

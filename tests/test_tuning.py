@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 from dnnlib.util import UserError
+from metrics.sampling import noise_maps
 from ssn_plugin.networks import SSNGenerator
 from training.images import projection, projection_files, tuning
 from training.images.distances import EdgeDistance, PixelDistance
+from training.images.generation import synthesize
 from training.images.style_prior import style_prior
-from training.images.tuning import TuningOptions, add_deltas, neighbour, tune
+from training.images.tuning import TuningOptions, add_deltas, neighbour, own_noise_in, tune
 
 LABEL = torch.zeros([1, 0])
 
@@ -136,24 +138,35 @@ def pivot(G: torch.nn.Module) -> torch.Tensor:
 def test_tuning_reaches_a_foreign_picture_and_leaves_the_network_alone(G):
     target, ws, before = picture(), pivot(G), copy.deepcopy(G.state_dict())
     distances = []
-    deltas = tune(G, target, PixelDistance(target), ws, {}, LABEL, TuningOptions(40, 0.02), distances.append)
+    deltas, noise = tune(G, target, PixelDistance(target), ws, {}, LABEL, TuningOptions(40, 0.02), distances.append)
     tuned = add_deltas(G, deltas)
-    reached = float(PixelDistance(target)(tuned.synthesis(ws, noise_mode="const")))
+    reached = float(PixelDistance(target)(synthesize(tuned, ws, noise)))
     assert reached < 0.3 * distances[0] and len(distances) == 40
     assert all(torch.equal(value, before[name]) for name, value in G.state_dict().items())
     assert all(name.startswith("synthesis.") and delta.dtype == torch.float16 for name, delta in deltas.items())
     again = tune(G, target, PixelDistance(target), ws, {}, LABEL, TuningOptions(40, 0.02))
-    assert all(torch.equal(deltas[name], again[name]) for name in deltas)
+    assert all(torch.equal(a[name], b[name]) for a, b in zip((deltas, noise), again) for name in a)
+
+
+def test_the_networks_own_noise_is_put_back_where_an_edit_redraws(G):
+    own = noise_maps(G.synthesis)
+    region = torch.zeros([8, 8], dtype=torch.bool)
+    region[:4] = True
+    mixed = own_noise_in(G, {name: torch.full_like(value, 9.0) for name, value in own.items()}, region)
+    for name, value in mixed.items():
+        half = len(value) // 2
+        assert torch.equal(value[:half], own[name][:half]) and (value[half:] == 9).all()
 
 
 def test_neighbours_are_the_pivot_with_blocks_redrawn(G):
     target, ws = picture(), pivot(G)
-    styles, expected = neighbour(G, target, ws, {}, LABEL, 0.0, torch.Generator().manual_seed(3))
+    styles, region, expected = neighbour(G, target, ws, LABEL, 0.0, torch.Generator().manual_seed(3))
     changed = (styles != ws).reshape(G.num_ws, 5, 4).any(dim=2)
     assert changed.sum(dim=1).tolist() == [1] * G.num_ws and not changed[:, 0].any(), "one block, not the global code"
     row, col = divmod(int(changed[0].nonzero()) - 1, 2)
     inside = torch.zeros([8, 8], dtype=torch.bool)
     inside[4 * row:4 * row + 4, 4 * col:4 * col + 4] = True
+    assert torch.equal(region, inside)
     made = G.synthesis(styles, noise_mode="const")
     assert torch.equal(expected[..., inside], made[..., inside])
     assert torch.equal(expected[..., ~inside], target[..., ~inside])
@@ -163,11 +176,12 @@ def test_the_term_for_neighbours_keeps_redrawn_blocks_as_they_were(G):
     target, ws = picture(), pivot(G)
     errors = []
     for weight in (0.0, 5.0):
-        tuned = add_deltas(G, tune(G, target, PixelDistance(target), ws, {}, LABEL, TuningOptions(
-            60, 0.02, neighbour_weight=weight)))
-        random = torch.Generator().manual_seed(9)
-        pairs = [neighbour(G, target, ws, {}, LABEL, 0.25, random) for _ in range(8)]
-        errors.append(sum(float((tuned.synthesis(s, noise_mode="const") - e).square().mean()) for s, e in pairs))
+        deltas, noise = tune(G, target, PixelDistance(target), ws, {}, LABEL, TuningOptions(
+            60, 0.02, neighbour_weight=weight))
+        tuned, random = add_deltas(G, deltas), torch.Generator().manual_seed(9)
+        places = [neighbour(G, target, ws, LABEL, 0.25, random) for _ in range(8)]
+        errors.append(sum(float((synthesize(tuned, styles, own_noise_in(G, noise, region)) - made).square().mean())
+                          for styles, region, made in places))
     assert errors[1] < 0.7 * errors[0]
 
 

@@ -207,6 +207,9 @@ def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit)
     if edit.noise:
         old = _noise_buffers(G) if noise is None else noise
         noise = _redraw_noise(old, weight, recipe.seed, edit.key + 1, edit.number)
+    elif noise is not None and recipe.found is not None and recipe.noise_mode == "const":
+        # Maps that were fitted to a picture hold its detail, which must not show through what is redrawn.
+        noise = _mix_noise(noise, _noise_buffers(G), weight)
     if edit.mask is not None:
         blends = _mix_in(latents, new, chosen, weight)
     else:
@@ -364,14 +367,18 @@ def _redraw_noise(
     variant: int,
 ) -> tuple[torch.Tensor, ...]:
     """Redraw the noise pixels that lie in the region by more than half."""
-    result = []
-    for i, old in enumerate(noise):
-        new = keyed_normal(old.shape, NOISE_STREAM, seed, number, i, variant).to(old)
-        if weight is not None:
-            inside = torch.nn.functional.adaptive_avg_pool2d(weight, old.shape[-2:]) > 0.5
-            new = torch.where(inside, new, old)
-        result.append(new)
-    return tuple(result)
+    drawn = tuple(
+        keyed_normal(old.shape, NOISE_STREAM, seed, number, i, variant).to(old) for i, old in enumerate(noise))
+    return drawn if weight is None else _mix_noise(noise, drawn, weight)
+
+
+def _mix_noise(
+    old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], weight: torch.Tensor   # each [1, 1, r, r]; [1, 1, H, W]
+) -> tuple[torch.Tensor, ...]:
+    """The new noise pixels where they lie in the region by more than half, else the old ones."""
+    return tuple(
+        torch.where(torch.nn.functional.adaptive_avg_pool2d(weight, a.shape[-2:]) > 0.5, b, a)
+        for a, b in zip(old, new, strict=True))
 
 
 def _found_latents(G: torch.nn.Module, recipe: Recipe) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
