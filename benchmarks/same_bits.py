@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,9 @@ def run(checkout: Path, *arguments: str) -> None:
 
 def compare(ours: Path, theirs: Path) -> Iterator[str]:
     """What differs between two runs, a line each."""
-    for kind, read in [("statistic", read_statistics), ("tensor", read_tensors), ("image", read_images)]:
+    readers: dict[str, Callable[[Path], Mapping[str, Any]]] = dict(
+        statistic=read_statistics, tensor=read_tensors, image=read_images)
+    for kind, read in readers.items():
         here, there = read(ours), read(theirs)
         click.echo(f"{ours.name}: {len(here)} {kind}s compared")
         for name in sorted(here.keys() | there.keys()):

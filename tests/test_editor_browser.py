@@ -78,11 +78,15 @@ class User:
         self.url = editor.server.url
         self.faults: list[str] = []
         self.page = browser.new_page(**({"viewport": {"width": 1280, "height": 800}} | context))
-        self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
+        self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._note)
         self.page.goto(self.url)
         self.until("document.body.dataset.state !== 'loading'")
+
+    def _hear(self, message: Any) -> None:
+        if message.type == "error":
+            self.faults.append(message.text)
 
     def _note(self, request: Any) -> None:
         own = (self.url.partition("#")[0], "blob:")

@@ -193,7 +193,7 @@ def test_trusted_networks_of_stylegan3_can_be_rebuilt_in_half_precision():
     G = generator().eval()
     _written_there(G, z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3, mapping_kwargs=dict(num_layers=2),
                    **NARROW)
-    source = Generator._orig_module_src  # type: ignore[attr-defined]
+    source = Generator._orig_module_src
     data = _with_source(pickle.dumps(dict(G=G, D=discriminator(), G_ema=G)), Generator, source[:-1] + " ")
     loaded = load(data, trust=True, force_fp16=True)["G_ema"]
     assert loaded.synthesis.b8.use_fp16

@@ -45,7 +45,7 @@ def export_png(studio: Studio, state: State, options: dict[str, Any]) -> Export:
     scale = typed("scale", options["scale"], int)
     if not 1 <= scale <= MAX_SCALE:
         raise UserError(f"scale must be in 1..{MAX_SCALE}, got {scale}")
-    image = Image.open(io.BytesIO(studio.image(state.id)))
+    image: Image.Image = Image.open(io.BytesIO(studio.image(state.id)))
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
     png = encode_png(_pixels(image), text={PNG_KEYWORD: recipe_text(state.recipe)})
@@ -72,7 +72,8 @@ def export_film(studio: Studio, state: State, options: dict[str, Any]) -> Export
     check_keys("the options", options, ())
     images = [np.asarray(Image.open(io.BytesIO(studio.image(step.id))).convert("RGB"), dtype=np.float32)
               for step in line_of(studio, state)]
-    frames, durations = [images[0]], [HOLD_MS]
+    frames: list[np.ndarray] = [images[0]]
+    durations = [HOLD_MS]
     for before, after in zip(images, images[1:]):
         fades = [before + (after - before) * (i + 1) / (FADE_FRAMES + 1) for i in range(FADE_FRAMES)]
         frames += [*fades, after]
