@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import legacy
 from dnnlib.util import UserError, open_atomic
+from ssn_plugin import errors as plugin_errors
 from ssn_plugin.edits import recipe_files
 from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.recipe import Edit, Recipe, encode_mask
@@ -56,6 +57,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MAX_SECONDS = 2.0         # of processor time for one file
 MAX_BYTES = 500 * 2**20   # above what the process has before the first file
 POLL_SECONDS = 0.05
+# What names in archives, texts in old pickles and JSON may be written in; Python loads a codec when it is first used.
+ENCODINGS = ("raw_unicode_escape", "unicode_escape", "cp437", "latin-1", "utf-8-sig", "utf-16", "utf-16-le",
+             "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 FORBIDDEN = {"exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
 ODD_VALUES: list[Any] = [
     None, True, -1, 0, 2**40, 1e308, "", "x", "../../etc/passwd", "\x1b[2J", [], {}, [[]], {"a": [1]},
@@ -281,6 +285,8 @@ def work(kind: str, out: str, start: int, stop: int) -> None:
     """Read the files; a line on the standard output before and after each."""
     read, good, executed = KINDS[kind][2], good_files(kind, out), list[str]()
     Image.init()
+    for encoding in ENCODINGS:
+        "".encode(encoding)  # imports it
     for data in good:
         read(data)  # imports what reading imports
     watching = False
@@ -295,7 +301,7 @@ def work(kind: str, out: str, start: int, stop: int) -> None:
             read(data)
         except (UserError, OSError, ValueError) as error:
             text = str(error) or "an empty message"
-            is_known = isinstance(error, (UserError, OSError)) or type(error) is ValueError
+            is_known = isinstance(error, (UserError, plugin_errors.UserError, OSError)) or type(error) is ValueError
             outcome = "refused" if is_known and text.isprintable() else f"{type(error).__name__}: {text!r}"
         except Exception as error:
             outcome = f"traceback: {type(error).__name__}: {error!s:.200}"
