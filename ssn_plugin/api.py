@@ -64,8 +64,10 @@ def project(
     options = projection.ProjectionOptions(num_steps, w_plus=w_plus, seed=seed, stay=stay)
     found = projection.fit(G, img, distance, options, label)
     ws = found.ws[-1:].to(where)
-    deltas = tuning.tune(G, img, distance, ws, found.noise, label, tuning.TuningOptions(seed=seed)) if tune else None
-    recipe = recipe_of_search(G, network, seed, class_, ws, found.noise, deltas,
+    deltas, noise = None, found.noise
+    if tune:
+        deltas, noise = tuning.tune(G, img, distance, ws, found.noise, label, tuning.TuningOptions(seed=seed))
+    recipe = recipe_of_search(G, network, seed, class_, ws, noise, deltas,
                               Picture(os.path.basename(picture), *source.size, box))
     session = Session(session.network.tuned_for(recipe))
     return EditedImage(session, session.start(recipe=recipe))
