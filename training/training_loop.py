@@ -11,8 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 import dnnlib
 from torch_utils import half, misc, training_stats
+from training.dataset import Dataset
 from training.network_files import save_network_snapshot
 from training.run import batches, construction, processes, run_state
 from training.run.batches import DataError, TrainingData
@@ -54,16 +57,7 @@ def training_loop(*args: Any, **kwargs: Any) -> bool:
     saved = processes.share(run_state.load_newest(options.run_dir) if options.resume_run and is_first else None)
 
     training_set = construction.load_training_set(options.training_set_kwargs, verbose=is_first)
-    state = construction.make_state(options, training_set, device)
-    if options.cuda_graphs and state.graphs is None and is_first:
-        print("CUDA graphs need a GPU: training goes on without.")
-    if saved is not None:
-        run_state.restore(saved, state)
-    else:
-        start_networks(state, options)
-        if is_first:
-            construction.print_summaries(state.G, state.D, options.batch_gpu, device)
-
+    state = begin_state(options, training_set, device, saved)
     # Worker processes of the data loader take their seeds from here.
     seed_draws(options.random_seed, state.cur_nimg, 0, options.rank)
     data = TrainingData(
@@ -95,6 +89,23 @@ def training_loop(*args: Any, **kwargs: Any) -> bool:
 
 
 training_loop.__signature__ = inspect.signature(RunOptions)  # type: ignore[attr-defined]  # what help() shows
+
+
+def begin_state(
+    options: RunOptions, training_set: Dataset, device: torch.device, saved: Mapping[str, Any] | None
+) -> TrainingState:
+    """The state of a run before its next step: the one that was saved, or a new one."""
+    state = construction.make_state(options, training_set, device)
+    is_first = options.rank == 0
+    if options.cuda_graphs and state.graphs is None and is_first:
+        print("CUDA graphs need a GPU: training goes on without.")
+    if saved is not None:
+        run_state.restore(saved, state)
+        return state
+    start_networks(state, options)
+    if is_first:
+        construction.print_summaries(state.G, state.D, options.batch_gpu, device)
+    return state
 
 
 def start_networks(state: TrainingState, options: RunOptions) -> None:
