@@ -144,7 +144,8 @@ def test_a_snapshot_of_another_size_is_refused_by_the_name_of_its_parameter(trai
     pkl = str(train("first") / "network-snapshot-000000.pkl")
     small = dict(class_name="training.networks.Generator", z_dim=4, w_dim=8, mapping_kwargs=dict(num_layers=2),
                  synthesis_kwargs=dict(channel_base=64, channel_max=8))
-    with pytest.raises(ValueError, match=r"does not fit this run: G\.mapping\.fc0\.weight has shape .* and \[8, 4\] here"):
+    rule = r"does not fit this run: G\.mapping\.fc0\.weight has shape .* and \[8, 4\] here"
+    with pytest.raises(ValueError, match=rule):
         train("second", resume_pkl=pkl, G_kwargs=small)
 
 
