@@ -11,6 +11,8 @@ from PIL import Image
 
 from dnnlib.util import UserError
 from metrics.sampling import noise_maps
+from ssn_plugin.edits.arrays import Arrays
+from ssn_plugin.edits.open_network import add_to_parameters
 from ssn_plugin.networks import SSNGenerator
 from training.images import projection, projection_files, tuning
 from training.images.distances import EdgeDistance, PixelDistance
@@ -152,10 +154,22 @@ def test_the_networks_own_noise_is_put_back_where_an_edit_redraws(G):
     own = noise_maps(G.synthesis)
     region = torch.zeros([8, 8], dtype=torch.bool)
     region[:4] = True
-    mixed = own_noise_in(G, {name: torch.full_like(value, 9.0) for name, value in own.items()}, region)
+    mixed = own_noise_in(own, {name: torch.full_like(value, 9.0) for name, value in own.items()}, region)
     for name, value in mixed.items():
         half = len(value) // 2
         assert torch.equal(value[:half], own[name][:half]) and (value[half:] == 9).all()
+
+
+def test_the_own_noise_of_a_tuned_network_has_the_effect_that_it_had(G):
+    noisy = copy.deepcopy(G)
+    noisy.synthesis.b8.conv1.noise_strength.data.fill_(0.2)
+    delta = {"synthesis.b8.conv1.noise_strength": torch.tensor(0.6).half()}
+    tuned = add_deltas(noisy, delta)
+    images = [net.synthesis(pivot(G), noise_mode="const") for net in (noisy, tuned)]
+    assert float(tuned.synthesis.b8.conv1.noise_strength) == pytest.approx(0.8, abs=1e-3)
+    torch.testing.assert_close(images[1], images[0])
+    plugin = add_to_parameters(noisy, Arrays.of({name: value.numpy() for name, value in delta.items()}))
+    torch.testing.assert_close(plugin.synthesis(pivot(G), noise_mode="const"), images[0])
 
 
 def test_neighbours_are_the_pivot_with_blocks_redrawn(G):
@@ -180,8 +194,9 @@ def test_the_term_for_neighbours_keeps_redrawn_blocks_as_they_were(G):
             60, 0.02, neighbour_weight=weight))
         tuned, random = add_deltas(G, deltas), torch.Generator().manual_seed(9)
         places = [neighbour(G, target, ws, LABEL, 0.25, random) for _ in range(8)]
-        errors.append(sum(float((synthesize(tuned, styles, own_noise_in(G, noise, region)) - made).square().mean())
-                          for styles, region, made in places))
+        own = noise_maps(tuned.synthesis)
+        images = [synthesize(tuned, styles, own_noise_in(own, noise, region)) for styles, region, _ in places]
+        errors.append(sum(float((img - made).square().mean()) for img, (_, _, made) in zip(images, places)))
     assert errors[1] < 0.7 * errors[0]
 
 

@@ -64,12 +64,19 @@ class OpenNetwork:
 
 @torch.no_grad()
 def add_to_parameters(G: torch.nn.Module, tuned: Arrays) -> torch.nn.Module:
-    """A copy of the network with the arrays added to parameters of these names. ValueError if they do not fit."""
+    """A copy of the network with the arrays added to parameters of these names. ValueError if they do not fit.
+
+    Where strengths of noise change, the fixed noise maps are scaled to have the same effect as before.
+    """
     G = copy.deepcopy(G)
     parameters = dict(G.named_parameters())
     for name, delta in tuned.load().items():
         if name not in parameters or list(parameters[name].shape) != list(delta.shape):
             shape = list(parameters[name].shape) if name in parameters else "no such parameter"
             raise UserError(f"the tuned network changes {name[:80]!r} by {list(delta.shape)}, this one has {shape}")
+        before = parameters[name].clone()
         parameters[name].add_(torch.from_numpy(delta).to(parameters[name]))
+        if name.endswith(".noise_strength"):  # the network's own noise keeps its effect
+            old, new = float(before), float(parameters[name].detach())
+            G.get_buffer(name.removesuffix("noise_strength") + "noise_const").mul_(old / new if new else 0.0)
     return G

@@ -72,7 +72,7 @@ def tune(
         loss = found + options.pixel_weight * (img - target).square().mean()
         if options.neighbour_weight and step % options.neighbour_interval == 0:
             styles, region, expected = neighbour(G, target, ws, label, options.redrawn_share, random)
-            made = synthesize(tuned, styles, own_noise_in(G, noise, region))
+            made = synthesize(tuned, styles, own_noise_in(own_noise(G, tuned), noise, region))
             error = (made - expected).square().mean()
             loss = loss + options.neighbour_weight * options.neighbour_interval * error
         optimizer.zero_grad(set_to_none=True)
@@ -85,12 +85,22 @@ def tune(
     return deltas, {name: value.detach() for name, value in noise.items()}
 
 
+def own_noise(G: torch.nn.Module, tuned: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The fixed noise maps of G, scaled so that they have the same effect at the strengths of the tuned network."""
+    before, after = (dict(net.synthesis.named_parameters()) for net in (G, tuned))
+    maps = {}
+    for name, value in noise_maps(G.synthesis).items():
+        strength = name.removesuffix("noise_const") + "noise_strength"
+        old, new = (float(net[strength].detach()) for net in (before, after))
+        maps[name] = value * (old / new if new else 0.0)
+    return maps
+
+
 def own_noise_in(
-    G: torch.nn.Module, noise: dict[str, torch.Tensor], region: torch.Tensor   # bool [H, W]
+    own: dict[str, torch.Tensor], noise: dict[str, torch.Tensor], region: torch.Tensor   # bool [H, W]
 ) -> dict[str, torch.Tensor]:
-    """Noise maps with those of the network put back in a region of the image, as edits do."""
+    """Noise maps with the network's own put back in a region of the image, as edits do."""
     weight = region[None, None].float()
-    own = noise_maps(G.synthesis)
     return {name: torch.where(F.adaptive_avg_pool2d(weight, value.shape)[0, 0] > 0.5, own[name], value)
             for name, value in noise.items()}
 
@@ -124,10 +134,12 @@ def neighbour(
 
 
 def add_deltas(G: torch.nn.Module, deltas: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """A copy of G with the results of `tune` added."""
+    """A copy of G with the results of `tune` added. Its own noise has the effect that it had."""
     tuned = copy.deepcopy(G)
     parameters = dict(tuned.named_parameters())
     with torch.no_grad():
         for name, delta in deltas.items():
             parameters[name].add_(delta.to(parameters[name]))
+        for name, value in own_noise(G, tuned).items():
+            noise_maps(tuned.synthesis)[name].copy_(value)
     return tuned
