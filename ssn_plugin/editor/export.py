@@ -74,8 +74,9 @@ def export_film(studio: Studio, state: State, options: dict[str, Any]) -> Export
               for step in line_of(studio, state)]
     frames: list[np.ndarray] = [images[0]]
     durations = [HOLD_MS]
+    shares = np.linspace(0, 1, FADE_FRAMES + 2, dtype=np.float32)[1:-1]
     for before, after in zip(images, images[1:]):
-        fades = [before + (after - before) * (i + 1) / (FADE_FRAMES + 1) for i in range(FADE_FRAMES)]
+        fades = [before + (after - before) * share for share in shares]
         frames += [*fades, after]
         durations += [FRAME_MS] * FADE_FRAMES + [HOLD_MS]
     durations[-1] = END_MS

@@ -151,7 +151,7 @@ export class Stage {
   #drawTint(pen) {
     const restoring = this.tool === "restore";
     const selection = restoring ? this.erased : this.selection;
-    if (!selection.painted) return;
+    if (!selection.painted || (this.spent && !restoring)) return;   // a kept variant is to be seen, not its mask
     const tint = new OffscreenCanvas(selection.width, selection.height);
     const brush = tint.getContext("2d");
     if (selection.feather > 0 && !restoring) brush.filter = `blur(${selection.feather / 2}px)`;
