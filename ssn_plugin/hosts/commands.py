@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import types
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,46 +56,51 @@ Examples:
 @click.option("--pick", type=click.IntRange(min=0), metavar="INT", help="Keep this variant of the recipe, 0 = none")
 @click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N  [default: a GPU if there is one]")
 @trust_option
-def generate(
-    network: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str, outdir: str,
-    resample_block: str | None, resample_mask: str | None, variants: int, resample_layers: str | None,
-    resample_noise: bool, variant_seed: int, transplant_from: int | None, recipe_file: str | None, pick: int | None,
-    device: str | None, trust_pickle: bool,
-) -> None:
+def generate(network: str, outdir: str, device: str | None, trust_pickle: bool, **options: Any) -> None:
     """Generate images, and redraw parts of them; an edit recipe beside each image replays it."""
-    if (seeds is None) == (recipe_file is None):
-        raise click.UsageError("give either --seeds or --recipe")
-    if pick is not None and recipe_file is None:
-        raise click.UsageError("--pick needs --recipe")
-    if resample_block is not None and resample_mask is not None:
-        raise click.UsageError("--resample-block cannot be combined with --resample-mask")
-    if not math.isfinite(trunc):
-        raise click.UsageError(f"--trunc must be finite, got {trunc}")
-    seed_list = [] if seeds is None else parse_seeds(seeds)
+    opts = types.SimpleNamespace(**options)
+    _check_combination(opts)
+    seed_list = [] if opts.seeds is None else parse_seeds(opts.seeds)
     adapter = host.require()
     from ssn_plugin.edits import edit_options, recipe_files, resample, resample_report
     from ssn_plugin.edits.open_network import OpenNetwork
 
-    redraws = resample_block is not None or resample_mask is not None
-    recipes = [] if recipe_file is None else [recipe_files.open_recipe(recipe_file, pick, goes_on=redraws)]
-    mask = None if resample_mask is None else edit_options.load_mask(resample_mask)
+    redraws = opts.resample_block is not None or opts.resample_mask is not None
+    recipes = []
+    if opts.recipe_file is not None:
+        recipes = [recipe_files.open_recipe(opts.recipe_file, opts.pick, goes_on=redraws)]
+    mask = None if opts.resample_mask is None else edit_options.load_mask(opts.resample_mask)
     where = _pick_device(device)
     G = adapter.load_networks(network, trust=trust_pickle)["G_ema"].eval().requires_grad_(False).to(where)
     name = os.path.basename(network)
-    if G.c_dim and class_idx is None and not recipes:
+    if G.c_dim and opts.class_idx is None and not recipes:
         raise click.UsageError(f"the network is conditional: choose one of its classes with --class=0..{G.c_dim - 1}")
     opened = OpenNetwork.of(G, name, network)
     if not recipes:
-        recipes = resample.start_recipes(G, name, seed_list, class_idx, trunc, noise_mode, opened.sha256)
+        recipes = resample.start_recipes(
+            G, name, seed_list, opts.class_idx, opts.trunc, opts.noise_mode, opened.sha256)
     if redraws:
         request = edit_options.EditRequest(
-            resample_block, mask, resample_layers, resample_noise, variants, variant_seed, transplant_from
+            opts.resample_block, mask, opts.resample_layers, opts.resample_noise, opts.variants, opts.variant_seed,
+            opts.transplant_from,
         )
         recipes = request.add_to(recipes, G, name)
     opened.check(recipes[0])  # the others differ in the seed alone
     for recipe in recipes:
         for line in resample_report.summary_lines(*resample_report.redraw(opened, recipe, outdir)):
             click.echo(line)
+
+
+def _check_combination(opts: Any) -> None:
+    """Refuse options of `generate` that contradict each other."""
+    if (opts.seeds is None) == (opts.recipe_file is None):
+        raise click.UsageError("give either --seeds or --recipe")
+    if opts.pick is not None and opts.recipe_file is None:
+        raise click.UsageError("--pick needs --recipe")
+    if opts.resample_block is not None and opts.resample_mask is not None:
+        raise click.UsageError("--resample-block cannot be combined with --resample-mask")
+    if not math.isfinite(opts.trunc):
+        raise click.UsageError(f"--trunc must be finite, got {opts.trunc}")
 
 
 def _pick_device(name: str | None) -> torch.device:
