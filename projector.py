@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import shlex
+import types
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,11 +17,10 @@ from training.images.image_commands import choose_film_format, class_option, dev
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from PIL import Image
 
+    from ssn_plugin.edits.recipe import Picture
     from training.images.distances import Distance
     from training.images.projection import Projection
-    from training.images.projection_files import Box
     from training.images.video import FilmFormat
 
 EPILOG = """\b
@@ -61,27 +61,7 @@ Examples:
 @class_option()
 @device_option()
 @trust_option()
-def main(
-    network: str,
-    target: str,
-    crop: str | None,
-    center: str | None,
-    num_steps: int,
-    seed: int,
-    save_video: bool,
-    outdir: str,
-    loss: str,
-    detectors: str | None,
-    candidates: int,
-    w_plus: bool,
-    fit_noise: bool,
-    stay: float,
-    tune: bool,
-    tune_steps: int,
-    class_text: str | None,
-    device: str | None,
-    trust_pickle: bool,
-) -> None:
+def main(network: str, target: str, outdir: str, device: str | None, trust_pickle: bool, **options: Any) -> None:
     """Find the latents with which a network makes an image.
 
     Writes target.png (what was aimed at), proj.png (what was reached), projected_w.npz (for generate.py --projected-w)
@@ -89,62 +69,78 @@ def main(
     proj-recipe.json: generate.py --recipe=proj-recipe.json --resample-block=1,2 redraws a part of the picture, and
     --paste-into=photo.png gives the change back to the picture at its full size.
     """
-    if crop is not None and center is not None:
+    opts = types.SimpleNamespace(**options)
+    if opts.crop is not None and opts.center is not None:
         raise click.UsageError("--crop cannot be combined with --center")
     # These import torch, which --help and wrong usage need not wait for.
     from torch_utils.devices import choose_device
     from training.formats.network_names import resolve_network
-    from training.images import generation, projection, projection_files
+    from training.images import generation, projection_files
 
     # What can be refused without the network is refused before it is loaded, the rest before the search.
     resolve_network(network)
     picture = projection_files.open_target(target)
-    options = projection.ProjectionOptions(num_steps, candidates, w_plus, fit_noise, seed, stay)
     torch_device = choose_device(device)
-    vgg16 = load_detector(detectors, torch_device, loss) if loss in ("auto", "lpips") else None
-    film_format = choose_film_format() if save_video else None
+    vgg16 = load_detector(opts.detectors, torch_device, opts.loss) if opts.loss in ("auto", "lpips") else None
+    film_format = choose_film_format() if opts.save_video else None
     G = generation.load_generator(network, torch_device, trust_pickle)
-    if tune and not can_be_edited(G):
+    if opts.tune and not can_be_edited(G):
         raise click.UsageError("--tune is for networks whose images can be redrawn: train.py --cfg=ssn makes them")
-    class_idx = usable_class(G, class_text, network, trust_pickle)
-    label = generation.class_to_label(class_idx, G.c_dim).to(torch_device)
+    class_idx = usable_class(G, opts.class_text, network, trust_pickle)
     _channels, height, width = generation.image_shape(G)
-    box = projection_files.choose_box(picture.size, (width, height), crop, center)
+    box = projection_files.choose_box(picture.size, (width, height), opts.crop, opts.center)
     pixels = projection_files.fit_to_network(picture, G, box)
     os.makedirs(outdir, exist_ok=True)
     click.echo(generation.save_png(pixels, os.path.join(outdir, "target.png")))
 
     img = projection_files.to_tensor(pixels, torch_device)
-    distance = choose_distance(img, vgg16, loss)
-    with progress_bar("Searching", num_steps, "steps") as bar:
-        found = projection.fit(G, img, distance, options, label, on_step=lambda value: bar.step(f"{value:.4g}"))
-    warn_of_far_styles(G, found, label)
-    deltas = None
-    if tune:
-        from training.images import tuning
-
-        with progress_bar("Tuning", tune_steps, "steps") as bar:
-            deltas, noise = tuning.tune(
-                G, img, distance, found.ws[-1:].to(torch_device), found.noise, label,
-                tuning.TuningOptions(tune_steps, seed=seed), on_step=lambda value: bar.step(f"{value:.4g}"))
-        found = dataclasses.replace(found, noise=noise)
-    made_by = G if deltas is None else tuning.add_deltas(G, deltas)
+    label = generation.class_to_label(class_idx, G.c_dim).to(torch_device)
+    found, deltas, made_by = search(G, img, choose_distance(img, vgg16, opts.loss), label, opts)
     for path in projection_files.save_image_and_latents(made_by, found, outdir):
         click.echo(path)
-    click.echo(f"{distance.name}: {found.start_distance:.4g} at the start ({found.start}), {found.distance:.4g} now")
-    if deltas is not None:
-        reached = projection.distance_of(made_by, found, distance)
-        click.echo(f"{distance.name}: {reached:.4g} after tuning")
     if film_format is not None:
         save_film(made_by, found, pixels, outdir, film_format)
     if can_be_edited(G):
-        path = save_recipe(G, network, found, deltas, class_idx, seed, target, picture, box, outdir)
+        from ssn_plugin.edits.recipe import Picture
+
+        source = Picture(os.path.basename(target), *picture.size, box)
+        path = save_recipe(G, network, found, deltas, class_idx, opts.seed, source, outdir)
         click.echo(path)
         command = [*words_to_call("generate"), f"--recipe={path}", "--resample-block=0,0"]
         click.echo(f"To redraw a part of it: {shlex.join(command)}")
-    if not tune:   # the file of latents knows nothing of a tuned network
+    if not opts.tune:   # the file of latents knows nothing of a tuned network
         command = [*words_to_call("generate"), f"--network={network}", f"--projected-w={outdir}/projected_w.npz"]
         click.echo(f"To make the image again: {shlex.join([*command, f'--outdir={outdir}'])}")
+
+
+def search(
+    G: torch.nn.Module,
+    img: torch.Tensor,        # [1, C, H, W] in -1..1
+    distance: Distance,
+    label: torch.Tensor,      # [1, c_dim]
+    opts: Any,                # the options of the command
+) -> tuple[Projection, dict[str, torch.Tensor] | None, torch.nn.Module]:
+    """What was found, what tuning adds to parameters of G, and the network that makes the image."""
+    from training.images import projection
+
+    options = projection.ProjectionOptions(
+        opts.num_steps, opts.candidates, opts.w_plus, opts.fit_noise, opts.seed, opts.stay)
+    with progress_bar("Searching", opts.num_steps, "steps") as bar:
+        found = projection.fit(G, img, distance, options, label, on_step=lambda value: bar.step(f"{value:.4g}"))
+    warn_of_far_styles(G, found, label)
+    click.echo(f"{distance.name}: {found.start_distance:.4g} at the start ({found.start}), {found.distance:.4g} now")
+    if not opts.tune:
+        return found, None, G
+    from training.images import tuning
+
+    with progress_bar("Tuning", opts.tune_steps, "steps") as bar:
+        deltas, noise = tuning.tune(
+            G, img, distance, found.ws[-1:].to(img.device), found.noise, label,
+            tuning.TuningOptions(opts.tune_steps, seed=opts.seed), on_step=lambda value: bar.step(f"{value:.4g}"))
+    found = dataclasses.replace(found, noise=noise)
+    made_by = tuning.add_deltas(G, deltas)
+    click.echo(f"{distance.name}: {projection.distance_of(made_by, found, distance):.4g} after tuning")
+    return found, deltas, made_by
 
 
 def can_be_edited(G: torch.nn.Module) -> bool:
@@ -180,17 +176,13 @@ def save_recipe(
     deltas: dict[str, torch.Tensor] | None,
     class_idx: int | None,
     seed: int,
-    target: str,
-    picture: Image.Image,
-    box: Box,
+    picture: Picture,
     outdir: str,
 ) -> str:
     """Write `proj-recipe.json`, from which `generate.py` goes on; returns the path."""
-    from ssn_plugin.edits.recipe import Picture
     from ssn_plugin.edits.recipe_files import recipe_of_search, write_recipe
 
-    recipe = recipe_of_search(G, network, seed, class_idx, found.ws[-1:], found.noise, deltas,
-                              Picture(os.path.basename(target), *picture.size, box))
+    recipe = recipe_of_search(G, network, seed, class_idx, found.ws[-1:], found.noise, deltas, picture)
     path = os.path.join(outdir, "proj-recipe.json")
     write_recipe(recipe, path)
     return path

@@ -53,7 +53,7 @@ RUNS = {
         "--outdir=runs --data=labelled.zip --cfg=ssn --dry-run --gpus=0 --snap=1 --tick=1 --metrics=none --keep=2 "
         "--seed=1 --keep-best=rfid2_full --log=wandb --cond=1 --subset=3 --mirror=1 --gamma=1 --kimg=1 --batch=4 "
         "--batch-gpu=2 --aug=fixed --p=0.2 --augpipe=bg --freezed=1 --fp32=1 --nhwc=1 --nobench=1 --allow-tf32=1 "
-        "--cuda-graphs=1 --ema-kimg=5 --workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 "
+        "--bf16=1 --cuda-graphs=1 --ema-kimg=5 --workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 "
         "--lambda-warmup=1 --diversity=0.1 --diversity-cap=0.2 --diversity-reward=log --distortion-interval=2 "
         "--distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
         "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
@@ -66,6 +66,8 @@ RUNS = {
     "generate": [
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
         "--resample-layers=coarse --variant-seed=3 --outdir=edit --device=cpu --trust-pickle",
+        "--network=network-snapshot.pkl --seeds=1 --half --outdir=half",
+        "--network=labelled.pkl --seeds=1 --label=0,1 --outdir=vector",
         "--network=network-snapshot.pkl --recipe=edit/seed0001-recipe.json --pick=0 --resample-mask=mask.png "
         "--variants=1 --outdir=edit2",
         "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --resample-noise --variants=1 --outdir=noise",
