@@ -33,7 +33,7 @@ from benchmarks.pareto_report import (
     read_points,
     summarise,
 )
-from dnnlib.util import open_atomic
+from dnnlib.util import UserError, open_atomic
 from training.cli import Command
 
 DEFAULT = "default"  # the point that all ablations share
@@ -112,11 +112,11 @@ def main(outdir: str, only: str | None, options: tuple[str, ...]) -> None:
     names = only.split(",") if only else list(ABLATIONS)
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
-        raise ValueError(f"--only must be some of {', '.join(ABLATIONS)}, got {unknown[0]}")
+        raise UserError(f"--only must be some of {', '.join(ABLATIONS)}, got {unknown[0]}")
     given = [option.partition("=")[0] for option in options]
     for option in ("--lambdas", "--baseline", "--no-baseline", "--variant"):
         if option in given:
-            raise ValueError(f"{option} cannot be given, the ablations decide")
+            raise UserError(f"{option} cannot be given, the ablations decide")
     variants = [f"--variant={name}: {BASE} {text}" for name, text in variants_of(names).items()]
     try:
         pareto.main([*options, f"--outdir={outdir}", "--lambdas=", "--no-baseline", *variants], standalone_mode=False)

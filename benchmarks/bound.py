@@ -32,6 +32,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from dnnlib.util import UserError
 from ssn_plugin.distortion import block_mask, block_means
 
 CELLS_PER_SIDE = 32  # to which images are averaged: means change by no more than pixels do, so the bound holds
@@ -52,7 +53,7 @@ class Components(NamedTuple):
         """
         values = self.directions.shape[1] * int(self.cell_sizes.sum())
         if img[0].numel() != values:
-            raise ValueError(f"images must have {values} values as those of the components, got {[*img.shape[1:]]}")
+            raise UserError(f"images must have {values} values as those of the components, got {[*img.shape[1:]]}")
         rows = torch.from_numpy(self.directions).flatten(1).to(img)
         return weighted_cells(img, self.cell_sizes) @ rows.T / img[0].numel() ** 0.5
 
@@ -88,7 +89,7 @@ def principal_components(
         count, sums, products = count + len(img), sums + cells.sum(axis=0), products + cells.T @ cells
         channels, values = img.shape[1], img[0].numel()
     if count < 2:
-        raise ValueError(f"principal components need at least 2 images, got {count}")
+        raise UserError(f"principal components need at least 2 images, got {count}")
     mean = sums / count
     covariance = (products / count - np.outer(mean, mean)) / values
     last = len(covariance) - 1
@@ -102,7 +103,7 @@ def distortion_bound(components: Components, block_grid: Sequence[int]) -> Disto
     """The bound for images with these components and networks with this grid, (R, S)."""
     num_blocks, num = block_grid[0] * block_grid[1], len(components.variances)
     if num_blocks < 2:
-        raise ValueError(f"distortion needs at least 2 blocks, got a grid of {block_grid[0]}x{block_grid[1]}")
+        raise UserError(f"distortion needs at least 2 blocks, got a grid of {block_grid[0]}x{block_grid[1]}")
     sizes, directions = components.cell_sizes, components.directions
     owned = block_mask(torch.arange(num_blocks), block_grid, *sizes.shape).numpy()            # [B, Y, X]
     share = np.array([sizes[mask].sum() for mask in owned]) / sizes.sum()                     # [B] m_i
@@ -123,7 +124,7 @@ def cell_sizes(block_grid: Sequence[int], height: int, width: int) -> np.ndarray
     """
     rows, cols = block_grid
     if not (1 <= rows <= height and 1 <= cols <= width):
-        raise ValueError(f"a block grid must have 1 to {height} rows and 1 to {width} columns, got {rows}x{cols}")
+        raise UserError(f"a block grid must have 1 to {height} rows and 1 to {width} columns, got {rows}x{cols}")
     per_block = max(1, min(CELLS_PER_SIDE // max(rows, cols), height // rows, width // cols))
     counts = [np.bincount(np.arange(pixels) * cells * per_block // pixels)
               for cells, pixels in ((rows, height), (cols, width))]

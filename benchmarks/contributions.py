@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import open_atomic
+from dnnlib.util import UserError, open_atomic
 from torch_utils.devices import choose_device
 from torch_utils.ops import upfirdn2d
 from training.cli import Command
@@ -41,7 +41,7 @@ def find_snapshots(run: Path) -> dict[int, Path]:
     names = {path: re.fullmatch(r"network-snapshot-(\d+)\.pkl", path.name) for path in run.glob("network-snapshot-*")}
     snapshots = {int(match[1]): path for path, match in names.items() if match}
     if not snapshots:
-        raise ValueError(f"--run must be a folder with files network-snapshot-*.pkl, {run} holds none")
+        raise UserError(f"--run must be a folder with files network-snapshot-*.pkl, {run} holds none")
     return dict(sorted(snapshots.items()))
 
 
@@ -54,7 +54,7 @@ def skip_blocks(G: Any, name: str) -> dict[str, torch.nn.Module]:
     blocks = [getattr(synthesis, f"b{res}") for res in getattr(synthesis, "block_resolutions", [])]
     if not blocks or not all(hasattr(block, "torgb") for block in blocks):
         architecture = getattr(blocks[0], "architecture", "unknown") if blocks else "unknown"
-        raise ValueError(f"{name}: the generator must have the architecture skip, with an RGB output at each "
+        raise UserError(f"{name}: the generator must have the architecture skip, with an RGB output at each "
                          f"resolution, it has {architecture}")
     return {size_name(block.resolution): block for block in blocks}
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dnnlib.util import UserError
 from metrics import detectors
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.kernel_inception_distance import squared_mmd
@@ -94,11 +95,11 @@ def load_halves(path: str, images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two sets of different images [N, 3, H, W] in 0..255."""
     data = ImageFolderDataset(path)
     if len(data) < 2 * images:
-        raise ValueError(f"--images must be at most {len(data) // 2}, half of those in {path}, got {images}")
+        raise UserError(f"--images must be at most {len(data) // 2}, half of those in {path}, got {images}")
     order = np.random.RandomState(0).permutation(len(data))[: 2 * images]
     stacked = torch.from_numpy(np.stack([data[i][0] for i in order])).float()
     if stacked.shape[1] != 3 or stacked.shape[2] % CELLS or stacked.shape[3] % (2 * CELLS):
-        raise ValueError(f"{path} must hold RGB images whose sides {2 * CELLS} divides, got {list(stacked.shape[1:])}")
+        raise UserError(f"{path} must hold RGB images whose sides {2 * CELLS} divides, got {list(stacked.shape[1:])}")
     return stacked[:images], stacked[images:]
 
 

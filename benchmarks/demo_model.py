@@ -23,7 +23,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dnnlib.util import format_time, hash_file, open_atomic
+from dnnlib.util import UserError, format_time, hash_file, open_atomic
 from metrics.content_hash import hash_state
 from metrics.report import format_table, read_results
 from training.cli import Command
@@ -57,7 +57,7 @@ def save_model(networks: Mapping[str, Any], path: Path) -> None:
         new = Path(folder, path.name)
         network_export.save_networks(networks, new)
         if new.stat().st_size > MAX_BYTES:
-            raise ValueError(f"a demo model must have at most {MAX_BYTES:,} bytes, {path} would have "
+            raise UserError(f"a demo model must have at most {MAX_BYTES:,} bytes, {path} would have "
                              f"{new.stat().st_size:,}")
         os.replace(new, path)
 
@@ -75,7 +75,7 @@ def results_of(G: Any, folders: Sequence[Path]) -> list[dict[str, Any]]:
             if result.get("provenance", {}).get("network") == weights and result.get("timestamp", 0) >= older:
                 found[result["metric"]] = result
     if not found:
-        raise ValueError(f"{' and '.join(map(str, folders))}: no metric-*.jsonl has a result of this network; "
+        raise UserError(f"{' and '.join(map(str, folders))}: no metric-*.jsonl has a result of this network; "
                          "calc_metrics.py --outdir=DIR makes them, --results=DIR names their folder")
     return [found[name] for name in sorted(found)]
 
@@ -86,7 +86,7 @@ def training_progress(run_dir: Path, kimg: int) -> dict[str, float]:
     means = [{name: value["mean"] for name, value in tick.items() if isinstance(value, dict)} for tick in ticks]
     reached = [tick for tick in means if int(tick["Progress/kimg"]) == kimg]
     if not reached:
-        raise ValueError(f"{run_dir}/stats.jsonl has no tick at {kimg} kimg, where the snapshot was saved")
+        raise UserError(f"{run_dir}/stats.jsonl has no tick at {kimg} kimg, where the snapshot was saved")
     return reached[-1]
 
 
@@ -94,7 +94,7 @@ def snapshot_kimg(snapshot: Path) -> int:
     """Thousands of training images, from the name that train.py gives its snapshots."""
     match = re.fullmatch(r"network-snapshot-(\d+)\.pkl", snapshot.name)
     if match is None:
-        raise ValueError(f"--network must be a network-snapshot-*.pkl in the folder of its run, got {snapshot}")
+        raise UserError(f"--network must be a network-snapshot-*.pkl in the folder of its run, got {snapshot}")
     return int(match[1])
 
 
@@ -186,9 +186,9 @@ def main(
 ) -> None:
     """Make a demo model and its card out of a snapshot."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ValueError(f"--name must consist of small letters, digits and hyphens, got {name}")
+        raise UserError(f"--name must consist of small letters, digits and hyphens, got {name}")
     if not title.isprintable() or len(title) > MAX_TITLE:
-        raise ValueError(f"--title must be a line of at most {MAX_TITLE} letters, got {title!r}")
+        raise UserError(f"--title must be a line of at most {MAX_TITLE} letters, got {title!r}")
     run_dir = network.parent
     progress, args = training_progress(run_dir, snapshot_kimg(network)), recorded_args(str(run_dir))
     networks = strip(load_networks(str(network)))

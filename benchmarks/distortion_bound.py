@@ -33,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bound import Components, DistortionBound, distortion_bound, principal_components
-from dnnlib.util import open_atomic
+from dnnlib.util import UserError, open_atomic
 from ssn_plugin.block_grid import block_grid_of, first_block
 from ssn_plugin.config import parse_block_grids
 from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change
@@ -116,9 +116,9 @@ def parse_named(networks: Sequence[str], points: Sequence[str]) -> tuple[dict[st
         for text in texts:
             name, _equals, value = (part.strip() for part in text.partition("="))
             if not (name and value):
-                raise ValueError(f"--{option} must be NAME=..., got {text!r}")
+                raise UserError(f"--{option} must be NAME=..., got {text!r}")
             if name in named:
-                raise ValueError(f"--{option} must have a name of its own, got {name} twice")
+                raise UserError(f"--{option} must have a name of its own, got {name} twice")
             named[name] = value
     names = list(named)
     return ({name: named[name] for name in names[: len(networks)]},
@@ -131,7 +131,7 @@ def parse_numbers(text: str, option: str, count: int | None = None) -> list[floa
     except ValueError:
         numbers = []
     if not numbers or count not in (None, len(numbers)) or not all(0 <= x < np.inf for x in numbers):
-        raise ValueError(f"--{option} must be {count or 'some'} numbers from 0 with commas between, got {text!r}")
+        raise UserError(f"--{option} must be {count or 'some'} numbers from 0 with commas between, got {text!r}")
     return numbers
 
 
@@ -209,7 +209,7 @@ def main(
     for name, G in generators.items():
         own = block_grid_of(G, name)
         if own != grid:
-            raise ValueError(f"--blocks must be the {own[0]}x{own[1]} of {name}, got {blocks}")
+            raise UserError(f"--blocks must be the {own[0]}x{own[1]} of {name}, got {blocks}")
 
     components = principal_components(image_batches(data), grid)
     num = min(num, len(components.variances))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dnnlib.util import UserError
 from ssn_plugin.networks import Conv2dLayer, FullyConnectedLayer, SpatialSynthesisLayer, SSNGenerator, resize
 from torch_utils import persistence
 from torch_utils.ops import bias_act, conv2d_resample
@@ -56,7 +57,7 @@ class AdaINLayer(SpatialSynthesisLayer):
 
     def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
         if mask is not None:
-            raise ValueError(f"{type(self).__name__} cannot blend two latents, got a mask")
+            raise UserError(f"{type(self).__name__} cannot blend two latents, got a mask")
         y = conv2d_resample.conv2d_resample(
             x, self.weight * self.weight_gain, f=self.resample_filter, up=self.up, padding=self.weight.shape[2] // 2,
             flip_weight=self.up == 1,
@@ -92,7 +93,7 @@ class ModulatedLayer(SynthesisLayer):
 
     def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
         if noise is not None or mask is not None:
-            raise ValueError("StyleGAN2's layer takes neither noise nor a mask from outside")
+            raise UserError("StyleGAN2's layer takes neither noise nor a mask from outside")
         return super().forward(x, encoded[:, :, 0, 0], noise_mode=noise_mode, gain=gain)
 
 

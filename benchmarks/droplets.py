@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.droplet_layers import LAYERS, make_generator, synthesis_layers
 from benchmarks.pareto import current_commit, describe_machine
 from benchmarks.pareto_report import markdown_table, training_seconds
-from dnnlib.util import open_atomic
+from dnnlib.util import UserError, open_atomic
 from training.cli import Command, Interrupted
 from training.images.generation import seed_to_z, to_uint8
 from training.run import run_state
@@ -285,11 +285,11 @@ def claim(outdir: Path, settings: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
         different = [name for name in settings if before.get(name) != settings[name]]
         if different:
-            raise ValueError(f"{outdir} was made with other settings, choose another --outdir: "
+            raise UserError(f"{outdir} was made with other settings, choose another --outdir: "
                              f"{', '.join(f'{name} was {before.get(name)}' for name in different)}")
     data = load_training_set(dict(class_name="training.dataset.ImageFolderDataset", path=settings["data"]), False)
     if not isinstance(data.img_resolution, int) or data.img_resolution < LEAST_RESOLUTION:
-        raise ValueError(f"images must be square and at least {LEAST_RESOLUTION} pixels wide, those of "
+        raise UserError(f"images must be square and at least {LEAST_RESOLUTION} pixels wide, those of "
                          f"{settings['data']} have shape {data.image_shape}")
     outdir.mkdir(parents=True, exist_ok=True)
     write_json(settings, path)

@@ -50,7 +50,7 @@ from benchmarks.pareto_report import (
     snapshots_of,
     write_report,
 )
-from dnnlib.util import open_atomic
+from dnnlib.util import UserError, open_atomic
 from training.cli import Command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,10 +115,10 @@ def make_points(lambdas: str, seeds: str, variants: Sequence[str], baseline: boo
     for text in variants:
         name, options = parse_variant(text)
         if name in named:
-            raise ValueError(f"--variant must have a name of its own, got {name} twice")
+            raise UserError(f"--variant must have a name of its own, got {name} twice")
         named[name] = options
     if not named:
-        raise ValueError("nothing to train: --lambdas is empty, without a baseline and a --variant")
+        raise UserError("nothing to train: --lambdas is empty, without a baseline and a --variant")
     numbers = [int(parse_number(text, "seeds")) for text in seeds.split(",")]
     return [Point(name, options, seed) for seed in dict.fromkeys(numbers) for name, options in named.items()]
 
@@ -127,17 +127,17 @@ def parse_number(text: str, option: str) -> float:
     try:
         return float(text) if option == "lambdas" else int(text)
     except ValueError:
-        raise ValueError(f"--{option} must be numbers with commas between, got {text!r}") from None
+        raise UserError(f"--{option} must be numbers with commas between, got {text!r}") from None
 
 
 def parse_variant(text: str) -> tuple[str, tuple[str, ...]]:
     """`2x2: --blocks=2x2` -> ("2x2", ("--cfg=ssn", "--blocks=2x2")); a --cfg of its own replaces ours."""
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if not colon or not re.fullmatch(r"[\w.=+-]+", name):
-        raise ValueError(f"--variant must be NAME: OPTIONS with a name of letters, digits and . = + - _, got {text!r}")
+        raise UserError(f"--variant must be NAME: OPTIONS with a name of letters, digits and . = + - _, got {text!r}")
     options = tuple(shlex.split(rest))
     if "--cfg" in options:
-        raise ValueError(f"--variant must name its cfg as --cfg=NAME, got {text!r}")
+        raise UserError(f"--variant must name its cfg as --cfg=NAME, got {text!r}")
     own_cfg = any(option.startswith("--cfg=") for option in options)
     return name, options if own_cfg else ("--cfg=ssn", *options)
 
@@ -228,9 +228,9 @@ def claim(plan: Plan, point: Point, commit: str, machine: str) -> None:
         before = json.loads(path.read_text())
         different = sorted({*map(shorten, before["command"])} ^ {*map(shorten, command)})  # the folder may have moved
         if plan.kimg < before["kimg"]:
-            raise ValueError(f"--kimg must be at least the {before['kimg']} of {path.parent}, got {plan.kimg}")
+            raise UserError(f"--kimg must be at least the {before['kimg']} of {path.parent}, got {plan.kimg}")
         if not all(option.startswith(("--kimg=", "--snap=")) for option in different):
-            raise ValueError(f"{path.parent} was made with other options, choose another --outdir: "
+            raise UserError(f"{path.parent} was made with other options, choose another --outdir: "
                              f"{' '.join(different)}")
         if finished_run(plan.folder(point), plan.kimg) is not None:
             return
@@ -269,7 +269,7 @@ class Workers:
             file.flush()
             with self._lock:
                 if self._closed:
-                    raise ValueError("interrupted")
+                    raise UserError("interrupted")
                 process = subprocess.Popen(
                     command, cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT)
                 self._running.add(process)
@@ -278,7 +278,7 @@ class Workers:
                 self._running.discard(process)
         if code != 0:
             lines = log.read_text(encoding="utf-8").splitlines()
-            raise ValueError(f"{Path(command[1]).name} ended with code {code}: {lines[-1].strip()} (see {log})")
+            raise UserError(f"{Path(command[1]).name} ended with code {code}: {lines[-1].strip()} (see {log})")
 
 
 def make_point(plan: Plan, point: Point, workers: Workers) -> None:
@@ -290,7 +290,7 @@ def make_point(plan: Plan, point: Point, workers: Workers) -> None:
         workers.run(command, folder / "train.log")
     run = finished_run(folder, plan.kimg)
     if run is None:
-        raise ValueError(f"{folder} holds no snapshot of {plan.kimg} kimg (see {folder / 'train.log'})")
+        raise UserError(f"{folder} holds no snapshot of {plan.kimg} kimg (see {folder / 'train.log'})")
     snapshots = snapshots_of(run)
     for network in snapshots.values():
         missing = missing_metrics(plan, point, network)
@@ -388,14 +388,14 @@ def main(ctx: click.Context, **settings: Any) -> None:
     click.echo(f"{len(points)} points of {plan.kimg} kimg, {jobs} at a time, in {plan.outdir}")
     failures = make_points_in_parallel(plan, points, jobs)
     if failures:
-        raise ValueError(f"{len(failures)} of {len(points)} points failed: {', '.join(failures)}")
+        raise UserError(f"{len(failures)} of {len(points)} points failed: {', '.join(failures)}")
     click.echo(f"Tables: {plan.outdir / 'results.md'}")
 
 
 def check_plan(plan: Plan, points: Sequence[Point]) -> None:
     """Let train.py check the options of every point before the first one is trained."""
     if plan.kimg % plan.snapshots != 0:
-        raise ValueError(f"--kimg must be a multiple of the {plan.snapshots} --snapshots, got {plan.kimg}")
+        raise UserError(f"--kimg must be a multiple of the {plan.snapshots} --snapshots, got {plan.kimg}")
     import train
 
     for point in points:
@@ -405,7 +405,7 @@ def check_plan(plan: Plan, points: Sequence[Point]) -> None:
             with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
                 train.main(arguments, prog_name="train.py", standalone_mode=False)
         except click.ClickException as err:
-            raise ValueError(f"{point.variant}: {err.format_message()}") from err
+            raise UserError(f"{point.variant}: {err.format_message()}") from err
 
 
 if __name__ == "__main__":

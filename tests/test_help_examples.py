@@ -53,13 +53,13 @@ RUNS = {
         "--outdir=runs --data=labelled.zip --cfg=ssn --dry-run --gpus=0 --snap=1 --tick=1 --metrics=none --keep=2 "
         "--seed=1 --keep-best=rfid2_full --log=wandb --cond=1 --subset=3 --mirror=1 --gamma=1 --kimg=1 --batch=4 "
         "--batch-gpu=2 --aug=fixed --p=0.2 --augpipe=bg --freezed=1 --fp32=1 --nhwc=1 --nobench=1 --allow-tf32=1 "
-        "--bf16=1 --cuda-graphs=1 --ema-kimg=5 --workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 "
+        "--cuda-graphs=1 --ema-kimg=5 --workers=1 --g-arch=resnet --d-arch=skip --blocks=2x2 --lambda=10 "
         "--lambda-warmup=1 --diversity=0.1 --diversity-cap=0.2 --diversity-reward=log --distortion-interval=2 "
         "--distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
         "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
         "--trust-pickle --resume-partial",
-        "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 "
+        "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 --bf16=1 "
         "--grow-channels=8 --grow-channels-max=32",
         "--outdir=started --continue --trust-run --kimg=2 --dry-run",
     ],
@@ -67,7 +67,7 @@ RUNS = {
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
         "--resample-layers=coarse --variant-seed=3 --outdir=edit --device=cpu --trust-pickle",
         "--network=network-snapshot.pkl --seeds=1 --half --outdir=half",
-        "--network=labelled.pkl --seeds=1 --label=0,1 --outdir=vector",
+        "--network=labelled.pkl --seeds=1 --label=0,1,0 --outdir=vector",
         "--network=network-snapshot.pkl --recipe=edit/seed0001-recipe.json --pick=0 --resample-mask=mask.png "
         "--variants=1 --outdir=edit2",
         "--network=network-snapshot.pkl --seeds=1 --resample-block=0 --resample-noise --variants=1 --outdir=noise",
@@ -185,8 +185,9 @@ def folder(tmp_path_factory):
     write_detectors(folder / "detectors")
     shutil.copy(write_classifier(folder), folder / "classifier.pt")
     line = dict(results=dict(fid50k_full=9.0), metric="fid50k_full", snapshot_pkl="network-snapshot-000001.pkl")
-    for name in ("run1/metric-fid50k_full.jsonl", "run2/metric-fid50k_full.jsonl", "baseline.jsonl", "changed.jsonl"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("run1/metric-fid50k_full.jsonl", "run2/metric-fid50k_full.jsonl", "baseline.jsonl", "changed.jsonl",
+                 "results/baseline/metric-fid50k_full.jsonl", "results/changed/metric-fid50k_full.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(line) + "\n")
     return folder
 

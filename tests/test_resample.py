@@ -562,9 +562,9 @@ def test_variants_that_another_process_drew_meanwhile_stay_in_the_recipe(G, tmp_
     mine, others = (dataclasses.replace(recipe, variants=(edit,)) for edit in recipe.variants)
     save = resample_report.save_resampling
 
-    def save_late(result, path):
+    def save_late(result, path, *rest):
         recipe_files.write_recipe(others, f"{path}-recipe.json")
-        save(result, path)
+        save(result, path, *rest)
 
     monkeypatch.setattr(resample_report, "save_resampling", save_late)
     path, _ = resample_report.redraw(OpenNetwork.of(G, "net.pkl"), mine, tmp_path)
