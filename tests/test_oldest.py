@@ -19,7 +19,7 @@ def lower_bounds() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     requirements = [packaging_requirements.Requirement(text) for text in declared]
-    return {req.name: str(req.specifier).removeprefix(">=") for req in requirements if req.name not in NOT_NEEDED}
+    return {req.name: str(req.specifier).removeprefix(">=") for req in requirements if req.name not in NOT_NEEDED | {"ssn-plugin"}}
 
 
 def pins(python: str) -> dict[str, str]:
