@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 import warnings
 
@@ -471,12 +472,13 @@ def test_the_best_network_survives_a_run_that_keeps_one(kwargs, tmp_path, monkey
 
 def test_jobs_run_in_order_beside_the_caller():
     done = []
-    started = time.monotonic()
+    may_go_on = threading.Event()
     with BackgroundWriter() as writer:
-        writer.submit(lambda: (time.sleep(0.2), done.append(1)))
+        writer.submit(lambda: (may_go_on.wait(), done.append(1)))  # a caller that waited for it would never get on
         writer.submit(lambda: done.append(2))
         writer.check()
-        assert done == [] and time.monotonic() - started < 0.2
+        assert done == []
+        may_go_on.set()
         writer.wait()
         assert done == [1, 2]
 
