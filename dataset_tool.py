@@ -94,7 +94,7 @@ def main(
       an LSUN folder (*_lmdb); needs the package lmdb
       cifar-10-python.tar.gz, with labels
       *-images-idx3-ubyte.gz in the format of MNIST, with labels from the file beside it, padded to 32x32
-      the word castles, which draws them (./castles is a folder of that name)
+      the word castles, which draws them (./castles is a folder of that name), or castles:winter for one season
 
     The data set holds uncompressed PNG files, all of one size and kind, and dataset.json with the labels if every
     image has one. Sides are a power of two, or both a few times one power of two, as in 96x64.

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.ImageDraw
 import pytest
 
-from training.data.castles import LIGHTS, draw_castle, sample_scene
+from training.data.castles import LIGHTS, SEASONS, draw_castle, sample_scene
 from training.data.castles import Random as CastleRandom
 
 
@@ -38,6 +38,13 @@ def test_a_castle_is_the_same_at_every_resolution(index):
     averaged = large.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
     assert np.abs(averaged - small).mean() < 5
     assert np.abs(averaged - pixels(0, 32, index + 1)).mean() > 10
+
+
+def test_a_season_covers_every_castle_and_leaves_the_rest_as_it_was():
+    for i in range(30):
+        scene, winter = (sample_scene(CastleRandom(f"castle 0 {i}"), season) for season in (None, "winter"))
+        assert winter.season is SEASONS["winter"]
+        assert (winter.light, winter.towers[0].x, winter.wall) == (scene.light, scene.towers[0].x, scene.wall)
 
 
 def test_castles_vary():

@@ -496,6 +496,7 @@ def test_folders_that_cannot_be_classes_are_refused(tmp_path, names, words):
     (["--source=castles", "--resolution=8192x8192", "--max-images=2"], ["4096", "8192"]),
     (["--source=castles", "--resolution=32x32", "--max-images=0"], ["max-images", "0"]),
     (["--source=castles", "--resolution=32x32", "--max-images=2", "--transform=center-crop"], ["transform"]),
+    (["--source=castles:fog", "--resolution=32x32", "--max-images=2"], ["spring", "castles:fog"]),
     (["--source=in", "--resolution=8x8", "--width=8"], ["--resolution", "--width"]),
     (["--source=in", "--transform=center-crop"], ["center-crop needs both width and height"]),
     (["--source=in", "--transform=center-crop-wide", "--resolution=4x8"], ["center-crop-wide", "4x8"]),

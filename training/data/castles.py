@@ -83,12 +83,12 @@ class Season:
     snow: float = 0   # share of white on roofs, battlements and firs
 
 
-SEASONS = (
-    Season(5, (112, 164, 72), ((74, 132, 62), (92, 148, 66), (44, 96, 64))),
-    Season(3, (150, 184, 84), ((122, 168, 74), (232, 176, 190), (60, 116, 70))),
-    Season(3, (176, 156, 80), ((206, 122, 44), (192, 78, 46), (216, 166, 60))),
-    Season(2, (228, 236, 244), ((70, 104, 96), (58, 90, 88)), snow=0.75),
-)
+SEASONS = {
+    "summer": Season(5, (112, 164, 72), ((74, 132, 62), (92, 148, 66), (44, 96, 64))),
+    "spring": Season(3, (150, 184, 84), ((122, 168, 74), (232, 176, 190), (60, 116, 70))),
+    "autumn": Season(3, (176, 156, 80), ((206, 122, 44), (192, 78, 46), (216, 166, 60))),
+    "winter": Season(2, (228, 236, 244), ((70, 104, 96), (58, 90, 88)), snow=0.75),
+}
 STONES: tuple[Colour, ...] = (
     (226, 202, 158), (184, 184, 184), (220, 178, 160), (240, 234, 222), (150, 158, 176), (210, 172, 118),
 )
@@ -180,14 +180,15 @@ class Scene:
     wind: int                                                 # side to which flags blow: 1 right, -1 left
 
 
-def draw_castle(seed: int, resolution: int, index: int = 0) -> PIL.Image.Image:
+def draw_castle(seed: int, resolution: int, index: int = 0, season: str | None = None) -> PIL.Image.Image:
     """Castle `index` of the endless series `seed`, an RGB image of `resolution` x `resolution` pixels.
 
-    The castle depends on (seed, index) only: at another resolution it is the same castle.
+    The castle depends on (seed, index) only: at another resolution it is the same castle. `season`, a key of SEASONS,
+    is that of every castle; without it each has its own.
     """
     if not 1 <= resolution <= MAX_RESOLUTION:
         raise UserError(f"castles are drawn at 1 to {MAX_RESOLUTION} pixels, got {resolution}")
-    scene = sample_scene(Random(f"castle {seed} {index}"))
+    scene = sample_scene(Random(f"castle {seed} {index}"), season)
     factor = SMALL_SUPERSAMPLING if resolution < LARGE else LARGE_SUPERSAMPLING
     canvas = Canvas(resolution * factor, scene)
     paint_sky(canvas)
@@ -206,10 +207,11 @@ def draw_castle(seed: int, resolution: int, index: int = 0) -> PIL.Image.Image:
     return canvas.image.reduce(factor)
 
 
-def sample_scene(rng: Random) -> Scene:
+def sample_scene(rng: Random, season_name: str | None = None) -> Scene:
     """All that varies between castles. A changed order of the draws changes every castle of every seed."""
     light = rng.choices(list(LIGHTS.values()), weights=[light.weight for light in LIGHTS.values()])[0]
-    season = rng.choices(SEASONS, weights=[season.weight for season in SEASONS])[0]
+    drawn = rng.choices(list(SEASONS), weights=[season.weight for season in SEASONS.values()])[0]
+    season = SEASONS[season_name or drawn]
     sun_x = rng.choice((rng.uniform(0.08, 0.30), rng.uniform(0.70, 0.92)))
     foot = rng.uniform(0.78, 0.82)
     style = Style(vary(rng, rng.choice(STONES), 8), vary(rng, rng.choice(ROOFS), 10), rng.choice(FLAGS),

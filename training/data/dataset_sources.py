@@ -191,8 +191,8 @@ def check_lmdb_header(path: str) -> None:
 class Castles(Source):
     """Castles drawn on the spot; see `training.data.castles`."""
 
-    def __init__(self, seed: int, resolution: int, count: int):
-        self._seed, self._resolution, self._count = seed, resolution, count
+    def __init__(self, seed: int, resolution: int, count: int, season: str | None = None):
+        self._seed, self._resolution, self._count, self._season = seed, resolution, count, season
 
     def __len__(self) -> int:
         return self._count
@@ -201,7 +201,7 @@ class Castles(Source):
         return f"castle {idx}"
 
     def load(self, idx: int) -> PIL.Image.Image:
-        return castles.draw_castle(self._seed, self._resolution, idx)
+        return castles.draw_castle(self._seed, self._resolution, idx, self._season)
 
 
 def open_source(path: str, options: ConversionOptions) -> Source:
@@ -270,7 +270,10 @@ def open_castles(path: str, options: ConversionOptions) -> Source:
         raise UserError("source castles is endless: give max-images")
     if options.transform is not None:
         raise UserError(f"source castles is drawn at its final size, transform {options.transform} does not apply")
-    return Castles(options.seed, size, count)
+    _, colon, season = path.partition(":")
+    if colon and season not in castles.SEASONS:
+        raise UserError(f"source castles:SEASON takes {', '.join(castles.SEASONS)}, got {path}")
+    return Castles(options.seed, size, count, season or None)
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ def is_lmdb_folder(path: str) -> bool:
 
 # The first kind that recognises a path opens it.
 SOURCE_KINDS: tuple[SourceKind, ...] = (
-    SourceKind("the word castles", lambda path: path == "castles", open_castles),
+    SourceKind("the word castles", lambda path: path.partition(":")[0] == "castles", open_castles),
     SourceKind("an LSUN folder (*_lmdb)", is_lmdb_folder, open_lsun),
     SourceKind("a folder of images", os.path.isdir, open_image_files),
     SourceKind("a .zip of images", is_file_like(r"\.zip"), open_image_files),
