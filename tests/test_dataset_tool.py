@@ -571,7 +571,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 ])
 def test_a_signal_ends_all_processes_and_leaves_nothing(tmp_path, dest, signal_number, to_group):
     args = ["--source=castles", f"--dest={tmp_path / dest}", "--resolution=16x16", "--max-images=100000", "--workers=2"]
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)   # tests in the background ignore Ctrl-C
+    heed = functools.partial(signal.signal, signal_number, signal.SIG_DFL)   # which the shell may have it ignore
     tool = subprocess.Popen([sys.executable, str(ROOT / "dataset_tool.py"), *args], start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     wait_until(lambda: any(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
