@@ -133,22 +133,55 @@ def test_a_saved_session_goes_on_where_it_was(session, network, tmp_path):
     assert np.array_equal(loaded.render(kept.id), session.render(kept.id))
 
 
-def test_a_session_with_a_picture_of_ones_own_goes_on_with_the_network_tuned_to_it(network, tmp_path):
+def tuned_recipe(network: OpenNetwork, bias: float) -> Recipe:
+    """As of a picture that the network was tuned to."""
     styles = Arrays.of({"w": np.zeros([1, 1, network.G.w_dim], np.float32)})
-    tuned = Arrays.of({"synthesis.b8.conv1.bias": np.full([8], 0.5, np.float16)})
-    recipe_files.write_recipe(Recipe("net.pkl", network.sha256, 303, found=styles, tuned=tuned), tmp_path / "me.json")
+    tuned = Arrays.of({"synthesis.b8.conv1.bias": np.full([8], bias, np.float16)})
+    return Recipe("net.pkl", network.sha256, 303, found=styles, tuned=tuned)
+
+
+def test_a_picture_that_the_network_was_tuned_to_can_be_edited_saved_and_gone_on_from(network, tmp_path):
+    recipe = tuned_recipe(network, 0.5)
+    recipe_files.write_recipe(recipe, tmp_path / "me.json")
     session = Session(network)
     image = session.open_image(tmp_path / "me.json").redraw("0,1").pick(2)
-    assert session.network.tuned == tuned and network.tuned is None
+    expected = resample.render_recipe(network.tuned_for(recipe).G, image.recipe)
+    assert np.array_equal(image.pixels, resample.to_uint8(expected.img))
     image.save(tmp_path / "me.png")
     assert np.array_equal(Session(network).open_image(tmp_path / "me.png").pixels, image.pixels)
     session.save(tmp_path / "session.json")
     loaded = Session.load(tmp_path / "session.json", network)
     assert np.array_equal(loaded.render("s2"), image.pixels)
-    used = Session(network)
-    used.start(seed=3)
-    with pytest.raises(ValueError, match="tuned to another picture, or to none"):
-        used.open_image(tmp_path / "me.json")
+
+
+def test_images_of_the_network_and_of_networks_tuned_to_pictures_lie_in_one_session(network):
+    def session_of(*biases: float) -> dict[float, np.ndarray]:
+        session = Session(network, cache_bytes=1)
+        seed = session.start(seed=3)
+        states = {bias: session.start(recipe=tuned_recipe(network, bias)) for bias in biases}
+        images = {bias: session.render(states[bias].id) for bias in (*biases, *biases)}   # the cache holds one
+        assert len(session._tuned) <= 2 and session.network is network
+        return images | {0: session.render(seed.id)}
+
+    together = session_of(0.25, 0.5, 0.75)
+    for bias in (0.25, 0.5, 0.75):
+        assert np.array_equal(together[bias], session_of(bias)[bias])
+    assert np.array_equal(together[0], Session(network).image(seed=3).pixels)
+    assert len({image.tobytes() for image in together.values()}) == 4
+
+
+def test_an_edit_in_the_middle_is_taken_out_or_moved_and_the_others_stay(session):
+    image = session.image(seed=3).redraw("0,1").pick(2).redraw("0,1", layers="0-2").pick(1).redraw("1,3").pick(4)
+    a, b, c = image.recipe.edits
+    dropped = session.drop(image.state.id, 2)
+    assert dropped.recipe.edits == (a, c) and dropped.parent == image.state.parent
+    moved = session.move(image.state.id, 2, 1)
+    assert moved.recipe.edits == (b, a, c) and session.current == moved
+    assert (session.render(moved.id) != image.pixels).any(), "the later of two edits of a place hides the other"
+    assert session.move(moved.id, 1, 2).recipe == image.recipe
+    for number, to in ((0, 1), (1, 4)):
+        with pytest.raises(ValueError, match="an edit to move must be 1..3"):
+            session.move(image.state.id, number, to)
 
 
 def test_an_image_with_variants_is_not_one_image(session, tmp_path):

@@ -59,7 +59,8 @@ class OpenNetwork:
         if recipe.network_sha256 != self.sha256:
             check_recipe(recipe, self.G, self.name, self.sha256)  # says so
         assert recipe.tuned is not None
-        return OpenNetwork(add_to_parameters(self.G, recipe.tuned), self.name, self.sha256, self.path, recipe.tuned)
+        tuned = add_to_parameters(self.G, recipe.tuned)
+        return OpenNetwork(tuned, self.name, self.sha256, self.path, recipe.tuned, self.lock)
 
 
 @torch.no_grad()

@@ -151,6 +151,16 @@ class Recipe:
             raise UserError(f"the edit to drop must be {rule}, got {number}")
         return dataclasses.replace(self, edits=self.edits[:number - 1] + self.edits[number:], variants=())
 
+    def moved(self, number: int, to: int) -> Recipe:
+        """With the edit of this number as edit `to`, both counted from 1. All draws stay what they are."""
+        for value in (number, to):
+            if not 1 <= value <= len(self.edits):
+                rule = f"1..{len(self.edits)}" if self.edits else "among its edits, and it has none"
+                raise UserError(f"an edit to move must be {rule}, got {value}")
+        edits = [*self.edits[:number - 1], *self.edits[number:]]
+        edits.insert(to - 1, self.edits[number - 1])
+        return dataclasses.replace(self, edits=tuple(edits), variants=())
+
     def starts_like(self, other: Recipe) -> bool:
         """Is the image before the variants the same? The network counts by its content, not by its name."""
         return self.pick(0) == dataclasses.replace(other.pick(0), network_name=self.network_name)

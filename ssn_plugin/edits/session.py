@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ssn_plugin.block_grid import image_size
+from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask
 from ssn_plugin.edits.open_network import OpenNetwork
 from ssn_plugin.edits.recipe import Edit, Recipe, check_seed
@@ -59,6 +60,7 @@ MAX_LABEL = 200            # characters
 MAX_FAVOURITES = 1000
 CACHE_BYTES = 256 * 2**20
 MAX_DRAWS = 256            # of a search for variants that leave the outside alone
+MAX_TUNED = 2              # networks in memory that were tuned to pictures; others are made again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Session:
         self.network = network
         self._lock = network.lock
         self._cache = _Cache(cache_bytes)
+        self._tuned: collections.OrderedDict[Arrays | None, OpenNetwork] = collections.OrderedDict()
         self._states: dict[str, State] = {}
         self._current: str | None = None
         self._last_child: dict[str, str] = {}  # where redo goes from a state
@@ -134,6 +137,17 @@ class Session:
             "num_layers": G.num_ws,
             "num_classes": G.c_dim,                          # 0: no classes
         }
+
+    def network_of(self, recipe: Recipe) -> OpenNetwork:
+        """The network that makes the image of a recipe: the session's, or that as it was tuned to a picture."""
+        if recipe.tuned == self.network.tuned:
+            return self.network
+        with self._lock:
+            network = self._tuned.pop(recipe.tuned, None) or self.network.tuned_for(recipe)
+            self._tuned[recipe.tuned] = network
+            while len(self._tuned) > MAX_TUNED:
+                self._tuned.popitem(last=False)
+            return network
 
     # The tree.
 
@@ -173,7 +187,7 @@ class Session:
             else:
                 assert recipe is not None
                 new = dataclasses.replace(recipe.pick(0), network_path=network.path)
-            network.check(new)
+            self.network_of(new).check(new)
             return self._go(self._add(None, new, new.picture.name if new.picture else f"seed {new.seed}"))
 
     def keep(self, state_id: str, request: EditRequest, number: int) -> State:
@@ -204,6 +218,13 @@ class Session:
             state = self.state(state_id)
             recipe = state.recipe.without(number)
             return self._go(self._add(state.parent, recipe, f"without {describe_edit(state.recipe.edits[number - 1])}"))
+
+    def move(self, state_id: str, number: int, to: int) -> State:
+        """Let an edit act earlier or later, both counted from 1: a state beside this one, with the same draws."""
+        with self._lock:
+            state = self.state(state_id)
+            recipe = state.recipe.moved(number, to)
+            return self._go(self._add(state.parent, recipe, f"{describe_edit(recipe.edits[to - 1])} as edit {to}"))
 
     def mark(self, state_id: str, favourite: bool | None = None, label: str | None = None) -> State:
         """Change what people note about a state."""
@@ -305,10 +326,11 @@ class Session:
         made = self._cache.get(recipe)
         if made is not None:
             return made.latents if isinstance(made, Rendering) else made
+        G = self.network_of(recipe).G
         if recipe.edits:
-            latents = apply_edit(self.network.G, recipe, self._latents(_before(recipe)), recipe.edits[-1])
+            latents = apply_edit(G, recipe, self._latents(_before(recipe)), recipe.edits[-1])
         else:
-            latents = start_latents(self.network.G, recipe)
+            latents = start_latents(G, recipe)
         self._cache.put(recipe, latents)
         return latents
 
@@ -317,12 +339,13 @@ class Session:
             made = self._cache.get(recipe)
             if isinstance(made, Rendering):
                 return made
+            G = self.network_of(recipe).G
             if any(edit.keep_exact for edit in recipe.edits):
                 before = self._rendering(_before(recipe))
-                made = render_edit(self.network.G, recipe, before, recipe.edits[-1])
+                made = render_edit(G, recipe, before, recipe.edits[-1])
             else:
                 latents = self._latents(recipe)
-                made = Rendering(latents, render(self.network.G, recipe, latents))
+                made = Rendering(latents, render(G, recipe, latents))
             self._cache.put(recipe, made)
             return made
 
@@ -377,9 +400,7 @@ class Session:
         for i, row in enumerate(rows, 1):
             check_keys("a state", row, ("id", "parent", "label", "favourite", "recipe"))
             recipe = dataclasses.replace(recipe_from_json(row["recipe"], tables), network_path=self.network.path)
-            if i == 1:
-                self._tune_for(recipe)
-            self.network.check(recipe)
+            self.network_of(recipe).check(recipe)
             if row["id"] != f"s{i}":
                 raise UserError(f"states must be called s1, s2, ... in order, got {str(row['id'])[:40]!r}")
             if row["parent"] is not None and typed("parent", row["parent"], str) not in self._states:
@@ -391,12 +412,6 @@ class Session:
         if rows or data["current"] is not None:
             self._go(self.state(typed("current", data["current"], str)))
 
-    def _tune_for(self, recipe: Recipe) -> None:
-        """Take the network as the first recipe wants it; all states of a session share it."""
-        if not self._states:
-            self.network = self.network.tuned_for(recipe)
-            self._lock = self.network.lock
-
     # For scripts and notebooks.
 
     def open_image(self, path: str | os.PathLike) -> EditedImage:
@@ -404,9 +419,7 @@ class Session:
         recipe = read_recipe(path)
         if recipe.variants:
             raise ValueError(f"{path} holds {len(recipe.variants)} variants: pick one, or open its image")
-        with self._lock:
-            self._tune_for(recipe)
-            return EditedImage(self, self.start(recipe=recipe))
+        return EditedImage(self, self.start(recipe=recipe))
 
     def image(self, seed: int, truncation: float = 1.0, class_: int | None = None) -> EditedImage:
         """The image of a seed, to be edited."""
