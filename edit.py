@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from training.cli import Command, network_option, trust_option, words_to_call
-from training.images.image_commands import device_option, progress_bar
+from training.images.image_commands import class_option, device_option, progress_bar, usable_class
 
 if TYPE_CHECKING:
     from ssn_plugin.editor.launch import OpenEditor
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   python edit.py --network=demo:castles64
-  python edit.py --network=network-snapshot.pkl --picture=photo.png
+  python edit.py --network=network-snapshot.pkl --picture=photo.png --tune
 """
 
 
 @click.command(cls=Command, epilog=EPILOG)
 @network_option()
 @click.option("--picture", "picture_path", metavar="FILE", help="Find this picture in the network first, then edit it")
+@click.option("--tune", is_flag=True, help="Tune the network to --picture: closest to it, and takes twice as long")
+@class_option("; for --picture")
 @click.option("--load", "load_path", metavar="FILE", help="Go on with a session that was saved")
 @click.option("--save", "save_path", metavar="FILE",
               help="Where to save the session, after every change  [default: the file of --load; else a new one in "
@@ -38,6 +40,8 @@ Examples:
 def main(
     network: str,
     picture_path: str | None,
+    tune: bool,
+    class_text: str | None,
     load_path: str | None,
     save_path: str | None,
     host: str,
@@ -59,10 +63,14 @@ def main(
             raise
         raise click.ClickException("the editor needs the package werkzeug: pip install 'ssn-plugin[editor]'") from err
 
+    for flag, given in (("--tune", tune), ("--class", class_text)):
+        if given and picture_path is None:
+            raise click.UsageError(f"{flag} needs --picture")
     picture = None if picture_path is None else read_file(picture_path)
     with launch.open_editor(network, host, port, load_path, save_path, device, trust_pickle) as editor:
         if picture is not None:
-            find_picture(editor, picture, os.path.basename(picture_path or ""))
+            class_ = usable_class(editor.server.editor.studio.session.network.G, class_text, network, trust_pickle)
+            find_picture(editor, picture, os.path.basename(picture_path or ""), tune, class_)
         click.echo(f"Editing images of {network} at {editor.server.url}")
         click.echo(f"The session is saved in {editor.save_path}; to go on later: {go_on(network, editor.save_path)}")
         click.echo("Ctrl-C ends the server.")
@@ -80,13 +88,14 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def find_picture(editor: OpenEditor, data: bytes, name: str) -> None:
+def find_picture(editor: OpenEditor, data: bytes, name: str, tune: bool, class_: int | None) -> None:
     """Start from the image that comes closest to the picture."""
-    from ssn_plugin.editor.finding import STEPS, find
+    from ssn_plugin.editor.finding import Wish, find
 
     studio = editor.server.editor.studio
-    with progress_bar("Searching", STEPS, "steps") as bar:
-        studio.start_from(find(studio.session, data, name, on_step=lambda at: bar.step(f"{at.distance:.4g}")))
+    wish = Wish(data, name, likeness="tuned" if tune else "layers", label=class_)
+    with progress_bar("Searching", wish.steps, "steps") as bar:
+        studio.start_from(find(studio.session, wish, on_step=lambda at: bar.step(f"{at.distance:.4g}")))
 
 
 def go_on(network: str, save_path: str) -> str:

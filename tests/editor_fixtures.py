@@ -27,10 +27,10 @@ REQUEST = {
 }
 
 
-def small_network() -> OpenNetwork:
+def small_network(num_classes: int = 0) -> OpenNetwork:
     torch.manual_seed(1)
     G = SSNGenerator(
-        4, 0, 4, 16, 3, block_grid=[[1, 1], [2, 4]], mapping_kwargs=dict(num_layers=2, lr_multiplier=1),
+        4, num_classes, 4, 16, 3, block_grid=[[1, 1], [2, 4]], mapping_kwargs=dict(num_layers=2, lr_multiplier=1),
         synthesis_kwargs=dict(channel_base=64, channel_max=8),
     )
     return OpenNetwork.of(G.eval().requires_grad_(False), "net.pkl")

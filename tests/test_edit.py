@@ -46,6 +46,8 @@ def run(*args: str):
     (["--network=NET", "--host=203.0.113.7"], "203.0.113.7:0 is no address of this machine"),
     (["--network=NET", "--save=."], "--save must be a file"),
     (["--network=NET", "--port=99999"], "--port"),
+    (["--network=NET", "--tune"], "--tune needs --picture"),
+    (["--network=NET", "--class=1"], "--class needs --picture"),
 ])
 def test_a_mistake_is_one_line(network, args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -75,15 +77,17 @@ def test_it_opens_the_browser_at_the_address_with_the_token(network, tmp_path, m
     assert not (tmp_path / "edits").exists()   # nothing was changed yet
 
 
-def test_a_picture_is_found_before_the_page_opens(network, tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [[], ["--tune"]])
+def test_a_picture_is_found_before_the_page_opens(network, tmp_path, monkeypatch, options):
     Image.new("RGB", (30, 20), "green").save(tmp_path / "green.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finding, "STEPS", 2)
-    trees = []
-    monkeypatch.setattr(EditorServer, "serve", lambda self: trees.append(self.editor.studio.tree()))
-    result = run(f"--network={network}", "--picture=green.png", "--no-browser")
+    monkeypatch.setattr(finding, "TUNE_STEPS", 2)
+    recipes = []
+    monkeypatch.setattr(EditorServer, "serve", lambda self: recipes.append(self.editor.studio.session.current.recipe))
+    result = run(f"--network={network}", "--picture=green.png", "--no-browser", *options)
     assert result.exit_code == 0, result.output
-    assert [state["picture"] for state in trees[0]["states"]] == ["green.png"]
+    assert recipes[0].picture.name == "green.png" and (recipes[0].tuned is not None) == bool(options)
 
 
 def test_a_server_that_is_killed_loses_nothing_that_was_answered(network, tmp_path, monkeypatch):
@@ -93,7 +97,7 @@ def test_a_server_that_is_killed_loses_nothing_that_was_answered(network, tmp_pa
         try:
             url, token = re.search(r"(http://\S+)#(\S+)", server.stdout.readline()).groups()
             headers = {"X-SSN-Token": token, "Origin": url.rstrip("/"), "Content-Type": "application/json"}
-            call = urllib.request.Request(f"{url}api/start", json.dumps({"seed": 5}).encode(), headers)
+            call = urllib.request.Request(f"{url}api/start", json.dumps({"seed": 5, "class": None}).encode(), headers)
             with urllib.request.urlopen(call, timeout=60) as answer:
                 tree = json.load(answer)
         finally:

@@ -17,7 +17,9 @@ pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
 from editor_fixtures import REQUEST, Page, mask_png, pixels, small_network
 
 from ssn_plugin.editor import finding, launch
+from ssn_plugin.editor import studio as studio_module
 from ssn_plugin.editor.studio import PngCache, Studio
+from ssn_plugin.edits import resample
 from ssn_plugin.edits.edit_options import EditRequest
 from ssn_plugin.edits.recipe_files import parse_recipe
 from ssn_plugin.edits.session import Session
@@ -41,7 +43,7 @@ def page(studio) -> Page:
 
 
 def start(page: Page, seed: int = 3) -> str:
-    return page.post("/api/start", {"seed": seed}).json["current"]
+    return page.post("/api/start", {"seed": seed, "class": None}).json["current"]
 
 
 def keep(page: Page, state: str, number: int, **changed) -> str:
@@ -140,7 +142,7 @@ def test_every_change_is_on_disk_when_it_is_answered_and_load_goes_on(page, stud
 def test_a_session_that_cannot_be_saved_says_so(page, studio, tmp_path):
     (tmp_path / "file").write_text("")
     studio.save_path = str(tmp_path / "file" / "session.json")
-    answer = page.post("/api/start", {"seed": 1})
+    answer = page.post("/api/start", {"seed": 1, "class": None})
     assert answer.status_code == 500 and "file" in answer.json["error"]
 
 
@@ -195,7 +197,7 @@ def test_requests_at_the_same_time_get_the_images_they_would_get_alone(studio):
     assert all(images == alone for images in found.values()) and len(found) == 4
 
 
-PICTURE = {"name": "C:\\me\\photo.png", "box": [5, 0, 45, 40], "per_layer": True}
+PICTURE = {"name": "C:\\me\\photo.png", "box": [5, 0, 45, 40], "likeness": "layers", "class": None}
 
 
 def photo_png(width: int = 60, height: int = 40) -> str:
@@ -226,12 +228,93 @@ def test_a_picture_is_found_with_previews_and_becomes_a_state(page, studio, monk
 
 @pytest.mark.parametrize("wrong", [
     {"data": "!"}, {"data": ""}, {"data": base64.b64encode(b"<svg/>").decode()}, {"box": [0, 0, 99, 99]},
-    {"box": [5, 0, 5, 40]}, {"box": [1, 2, 3]}, {"box": [0.5, 0, 4, 4]}, {"name": 5}, {"per_layer": 1}, {"path": "x"},
+    {"box": [5, 0, 5, 40]}, {"box": [1, 2, 3]}, {"box": [0.5, 0, 4, 4]}, {"name": 5}, {"likeness": 1},
+    {"likeness": "twin"}, {"class": 1}, {"path": "x"},
 ])
 def test_a_picture_that_is_none_is_one_line(page, studio, wrong):
     answer = page.post("/api/picture", PICTURE | {"data": photo_png()} | wrong)
     assert answer.status_code == 400 and "\n" not in answer.json["error"] and answer.json["error"]
     assert not studio.session.states
+
+
+def test_the_network_is_tuned_to_a_picture_beside_the_other_images(page, studio, network, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 2)
+    monkeypatch.setattr(finding, "TUNE_STEPS", 3)
+    monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
+    other = keep(page, start(page), 1)
+    before = page.get(f"/api/image/{other}").data
+    answer = page.post("/api/picture", PICTURE | {"data": photo_png(), "likeness": "tuned"})
+    *previews, last = map(json.loads, answer.text.splitlines())
+    assert [(one["step"], one["steps"]) for one in previews] == [(i, 5) for i in range(1, 6)]
+    state = last["tree"]["current"]
+    recipe = studio.session.recipe(state)
+    assert recipe.tuned is not None and studio.session.network is network
+    made = resample.render_recipe(network.tuned_for(recipe).G, recipe)
+    assert np.array_equal(pixels(page.get(f"/api/image/{state}").data), resample.to_uint8(made.img))
+
+    edited = keep(page, state, 1, blocks=[[0, 0]])
+    assert page.post("/api/photo", {"state": edited, "name": "photo.png", "data": photo_png()}).status_code == 200
+    assert export(page, state, "sheet", request=REQUEST, numbers=[1]).status_code == 200
+    again = Studio(Session.load(studio.save_path, network))   # the server may be killed at any moment
+    assert again.image(edited) == page.get(f"/api/image/{edited}").data and again.image(other) == before
+    again.close()
+
+
+def test_a_class_is_chosen_and_stays_with_the_image(tmp_path):
+    studio = Studio(Session(small_network(num_classes=3)), str(tmp_path / "s.json"), class_names=["cat", "dog", "owl"])
+    page = Page(studio)
+    assert page.get("/api/session").json["about"]["class_names"] == ["cat", "dog", "owl"]
+    tree = page.post("/api/start", {"seed": 3, "class": 2}).json
+    assert tree["states"][0]["class"] == 2
+    shown = [page.get(f"/api/seed/3/{number}").data for number in range(3)]
+    assert page.get("/api/image/s1").data == shown[2] and len(set(shown)) == 3
+    assert studio.session.recipe(keep(page, "s1", 1)).label == 2
+    assert "--seeds=3 --class=2" in export(page, "s1", "command").json["text"]
+    for path, body in (("/api/seed/3", None), ("/api/seed/3/7", None), ("/api/start", {"seed": 1, "class": None}),
+                       ("/api/start", {"seed": 1, "class": 3})):
+        answer = page.get(path) if body is None else page.post(path, body)
+        assert answer.status_code == 400 and "the class must be 0..2" in answer.json["error"]
+    studio.close()
+
+
+def best(page: Page, state: str, limit: float, count: int = 2, first: int = 1) -> list[dict]:
+    body = {"state": state, "request": REQUEST, "first": first, "count": count, "max_outside": limit}
+    return [json.loads(line) for line in page.post("/api/best", body).text.splitlines()]
+
+
+def test_only_variants_below_a_leak_are_shown_and_how_many_were_drawn_for_them(page):
+    state = start(page)
+    drawn = page.variants(state, REQUEST, count=8)
+    limit = sorted(one["outside"] for one in drawn)[3]
+    expected = [one for one in drawn if one["outside"] < limit][:2]
+    lines = best(page, state, limit)
+    assert [one for one in lines if "image" in one] == expected
+    assert [one["drawn"] for one in lines if "drawn" in one] == list(range(1, expected[-1]["number"] + 1))
+
+
+def test_the_search_for_variants_below_a_leak_ends(page, monkeypatch):
+    monkeypatch.setattr(studio_module, "MAX_DRAWS", 5)
+    assert best(page, start(page), 0.0) == [{"drawn": number} for number in range(1, 6)]
+    for limit in ("1", -1, True, None):
+        assert "error" in best(page, start(page), limit)[0]
+
+
+def test_the_edits_of_an_image_are_named_taken_out_and_moved(page, studio):
+    first = start(page)
+    second = keep(page, first, 2)
+    whole = [[r, c] for r in range(2) for c in range(4)]
+    third = keep(page, second, 1, blocks=whole, layers=studio.about()["layers"]["shape"])
+    fourth = keep(page, third, 1, blocks=[[1, 1], [1, 2]], transplant_from=9, layers=[1, 2])
+    edits = page.get("/api/session").json["tree"]["edits"]
+    assert [f"{edit['place']}, {edit['source']}" for edit in edits] == [
+        "Block (0, 1), variant 2", "Whole image, variant 1, shape", "2 blocks, from seed 9, layers 1-2"]
+    dropped = page.post("/api/drop", {"state": fourth, "number": 2}).json
+    assert [edit["place"] for edit in dropped["edits"]] == ["Block (0, 1)", "2 blocks"]
+    moved = page.post("/api/move", {"state": fourth, "number": 3, "to": 1}).json
+    assert [edit["place"] for edit in moved["edits"]] == ["2 blocks", "Block (0, 1)", "Whole image"]
+    assert {state["parent"] for state in moved["states"][-2:]} == {third}
+    for path, body in (("drop", {"number": 4}), ("move", {"number": 0, "to": 1}), ("move", {"number": 1, "to": 4})):
+        assert page.post(f"/api/{path}", {"state": fourth} | body).status_code == 400
 
 
 @pytest.mark.parametrize("data", [photo_png(50, 50), "", base64.b64encode(b"x").decode()])
@@ -247,7 +330,7 @@ def test_a_search_that_nobody_waits_for_stops_and_others_get_their_turn_meanwhil
     monkeypatch.setattr(finding, "STEPS", 10**6)
     monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
     state = studio.start(1)["current"]
-    search = studio.find(base64.b64decode(photo_png()), "photo.png", (5, 0, 45, 40), False)
+    search = studio.find(base64.b64decode(photo_png()), "photo.png", (5, 0, 45, 40), "style")
     assert next(search)["step"] == 1
     assert next(studio.variants(state, REQUEST, 1, 1))["number"] == 1
     search.close()

@@ -281,8 +281,84 @@ def test_layers_exact_keeping_and_transplants_reach_the_recipe(user, editor):
     assert studio.session.recipe(user.keep(1)).edits[-1].transplant_from == 2
 
 
-def test_a_photograph_is_found_redrawn_and_given_back(user, editor, tmp_path, monkeypatch):
+def test_only_variants_that_leak_little_are_shown(user):
+    user.start(11)
+    user.click(6, 2)
+    user.wait_for_variants()
+    leaks = sorted(user.says("editor.variants.items.map(item => item.outside)"))
+    page = user.page
+    page.keyboard.press("q")
+    page.keyboard.type(str(leaks[4]))
+    page.keyboard.press("Enter")
+    user.until("/^8 of [0-9]+ draws$/.test(document.querySelector('#leak-note').textContent)")
+    user.wait_for_variants()
+    drawn = user.says("editor.variants.drawn")
+    assert max(user.says("editor.variants.items.map(item => item.outside)")) < leaks[4] and drawn > 8
+    page.keyboard.press("Escape")   # back to the image
+    page.keyboard.press("m")
+    user.wait_for_variants(16)
+    numbers = user.says("editor.variants.items.map(item => item.number)")
+    assert numbers == sorted(set(numbers)) and numbers[8] > drawn
+    page.keyboard.press("q")
+    page.keyboard.press("Delete")
+    page.keyboard.press("Enter")
+    user.until("editor.variants.items.length === 8 && editor.variants.waiting === 0")
+    assert page.inner_text("#leak-note") == ""
+
+
+def test_an_edit_in_the_middle_is_taken_out_and_moved_with_the_keyboard(user, editor):
+    session, page = editor.server.editor.studio.session, user.page
+    user.start(12)
+    for x, y in ((6, 2), (6, 10), (14, 10)):
+        user.click(x, y)
+        user.wait_for_variants()
+        last = user.keep(1)
+    a, b, c = session.recipe(last).edits
+    assert page.locator("#edits li").all_inner_texts()[1].split("\n")[:2] == ["2", "Block (1, 1) variant 1"]
+    page.keyboard.press("j")   # to the newest
+    page.keyboard.press("Alt+ArrowUp")
+    user.until("editor.tree.edits[1].place === 'Block (1, 3)'")
+    assert session.current.recipe.edits == (a, c, b)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Delete")
+    user.until("editor.tree.edits.length === 2")
+    assert session.current.recipe.edits == (a, c)
+    page.click("#edits li:first-child [data-deed=down]")
+    user.until("editor.tree.edits[0].place === 'Block (1, 3)'")
+    assert session.current.recipe.edits == (c, a)
+    page.keyboard.press("Control+z")   # each of these is a state of the tree
+    user.until("editor.tree.edits.length === 2 && editor.tree.edits[1].place === 'Block (1, 1)'")
+
+
+def test_a_class_of_a_conditional_network_is_chosen(browser, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("conditional")
+    network_export.save_networks(snapshot(small_network(num_classes=3).G), str(folder / "net.pkl"))
+    with launch.open_editor(str(folder / "net.pkl"), "127.0.0.1", 0, save_path=str(folder / "s.json")) as editor:
+        thread = threading.Thread(target=editor.server.serve, daemon=True)
+        thread.start()
+        user = User(browser, editor)
+        user.until("document.querySelector('#gallery').open")
+        user.page.select_option("#gallery-class", "2")
+        user.page.click("#seeds [data-seed='4']")
+        user.until("editor.tree.current !== null && Boolean(editor.stage.image)")
+        assert user.current()["class"] == 2 and user.current()["seed"] == 4
+        user.click(6, 2)
+        user.wait_for_variants()
+        user.page.keyboard.press("t")
+        assert not user.page.is_visible("#gallery-class")   # of the class of the image
+        user.page.click("#seeds [data-seed='1']")
+        user.wait_for_variants(1)
+        assert editor.server.editor.studio.session.recipe(user.keep(1)).label == 2
+        assert user.faults == []
+        user.page.close()
+        editor.server.stop()
+        thread.join(SECONDS)
+
+
+@pytest.mark.parametrize("likeness", finding.LIKENESS)
+def test_a_photograph_is_found_redrawn_and_given_back(user, editor, tmp_path, monkeypatch, likeness):
     monkeypatch.setattr(finding, "STEPS", 12)
+    monkeypatch.setattr(finding, "TUNE_STEPS", 3)
     monkeypatch.setattr(finding, "PREVIEW_SECONDS", 0.0)
     photo = np.random.default_rng(0).integers(0, 256, [60, 90, 3], dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
@@ -293,9 +369,11 @@ def test_a_photograph_is_found_redrawn_and_given_back(user, editor, tmp_path, mo
     user.until("document.querySelector('#picture').dataset.step === 'frame'")
     for key in ("-", "-", "ArrowLeft"):
         page.keyboard.press(key)
+    page.select_option("#likeness", likeness)
     page.click("#picture-find")
     user.until("!document.querySelector('#picture').open")
     recipe = studio.session.recipe(user.current()["id"])
+    assert (recipe.tuned is not None) == (likeness == "tuned")
     left, top, right, bottom = recipe.picture.box
     assert (recipe.picture.name, recipe.picture.width, right - left, bottom - top) == ("photo.png", 90, 54, 54)
     assert recipe.found is not None and left < 45 - 27
@@ -354,7 +432,7 @@ def test_no_serious_fault_for_people_who_cannot_see_or_point_well(browser, edito
     user.wait_for_variants()
     user.keep(1)
     faults = serious(axe.Axe().run(user.page))
-    for keys in ("g", "Control+s", "?"):
+    for keys in ("g", "Control+s", "?", "o"):
         user.page.keyboard.press(keys)
         faults += serious(axe.Axe().run(user.page, context="dialog[open]"))
         user.page.keyboard.press("Escape")

@@ -55,12 +55,12 @@ def test_our_own_names_are_answered(page):
 @pytest.mark.parametrize("origin", ["null", "http://example.com", f"https://{HOST}", "http://127.0.0.1", f"{ORIGIN}/",
                                     f"http://localhost:{PORT}", ""])
 def test_requests_of_another_origin_are_refused(page, origin):
-    assert page.post("/api/start", {"seed": 1}, Origin=origin).status_code == 403
+    assert page.post("/api/start", {"seed": 1, "class": None}, Origin=origin).status_code == 403
     assert page.get("/api/session", Origin=origin).status_code == 403
 
 
 def test_a_change_without_an_origin_is_refused(page):
-    assert page.post("/api/start", {"seed": 1}, Origin=None).status_code == 403
+    assert page.post("/api/start", {"seed": 1, "class": None}, Origin=None).status_code == 403
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -71,7 +71,7 @@ def test_what_the_browser_calls_another_site_is_refused(page, site):
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_a_form_can_send_is_refused(page, kind):
-    assert page.post("/api/start", {"seed": 1}, Content_Type=kind).status_code == 415
+    assert page.post("/api/start", {"seed": 1, "class": None}, Content_Type=kind).status_code == 415
 
 
 def test_bodies_are_bounded_before_they_are_read(page):
@@ -103,7 +103,7 @@ def test_a_request_names_no_file(page, path):
 
 def test_every_answer_forbids_foreign_scripts_guessing_referrers_and_frames(page):
     answers = [page.get("/"), page.get("/api/session"), page.get("/nothing"), page.get("/", Host="example.com"),
-               page.post("/api/start", {"seed": "x"})]
+               page.post("/api/start", {"seed": "x", "class": None})]
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'self';") and "unsafe" not in policy
@@ -121,9 +121,11 @@ def test_the_page_has_nothing_inline_that_the_policy_would_have_to_allow(page):
     assert not [word for word in (" onclick", " onload", "javascript:", "http:", "https:") if word in text]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"seed": 1, "seed": 2}', b'{"seed": NaN}', b"\xff", b'"x"',
-                                  b'{"seed": true}', b'{"seed": -1}', b'{"seed": 4294967296}', b'{"seed": 1, "x": 1}',
-                                  b'{"seed": {"a": 1}}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [
+    b"", b"[]", b"{", b'{"seed": 1, "seed": 2}', b'{"seed": NaN}', b"\xff", b'"x"', b"[" * 100_000, b'{"seed": 1}',
+    b'{"seed": true, "class": null}', b'{"seed": -1, "class": null}', b'{"seed": 4294967296, "class": null}',
+    b'{"seed": {"a": 1}, "class": null}', b'{"seed": 1, "class": "cat"}', b'{"seed": 1, "class": null, "x": 1}',
+])
 def test_a_body_that_the_page_would_not_send_is_one_line(page, studio, body):
     states = len(studio.session.states)
     answer = page.post("/api/start", body)
@@ -136,7 +138,7 @@ def test_a_body_that_the_page_would_not_send_is_one_line(page, studio, body):
     {"noise": 1}, {"feather": -1}, {"feather": 10**9}, {"transplant_from": -1}, {"mask": "x"}, {"more": 1},
 ])
 def test_a_request_that_the_page_would_not_send_is_one_line(page, wrong):
-    state = page.post("/api/start", {"seed": 1}).json["current"]
+    state = page.post("/api/start", {"seed": 1, "class": None}).json["current"]
     body = {"state": state, "request": REQUEST | wrong, "first": 1, "count": 1}
     answer = page.post("/api/variants", body)
     assert answer.status_code == 400 and "\n" not in answer.json["error"]
@@ -144,7 +146,7 @@ def test_a_request_that_the_page_would_not_send_is_one_line(page, wrong):
 
 def test_the_images_of_a_session_cannot_be_had_with_the_token_of_another(studio):
     page, other = Page(studio), new_token()
-    page.post("/api/start", {"seed": 1})
+    page.post("/api/start", {"seed": 1, "class": None})
     assert page.get("/api/image/s1").status_code == 200
     assert page.get("/api/image/s1", X_SSN_Token=other).status_code == 403
 

@@ -75,8 +75,10 @@ class Editor:
             return answer({"about": self.studio.about(), "tree": self.studio.tree()})
         if name == "image":
             return Response(self.studio.image(rest), content_type="image/png")
-        if name == "seed" and rest.isascii() and rest.isdigit() and len(rest) <= 10:
-            return Response(self.studio.seed_image(int(rest)), content_type="image/png")
+        if name == "seed":
+            numbers = rest.split("/")   # the seed, and the class where there are classes
+            if len(numbers) <= 2 and all(part.isascii() and part.isdigit() and len(part) <= 10 for part in numbers):
+                return Response(self.studio.seed_image(*map(int, numbers)), content_type="image/png")
         return failure(404, "there is no such call")
 
 
@@ -123,14 +125,22 @@ def stream(items: Generator[dict[str, Any], None, None]) -> Response:
 
 
 def _start(studio: Studio, body: dict[str, Any]) -> Response:
-    check_keys("the call", body, ("seed",))
-    return answer(studio.start(typed("seed", body["seed"], int)))
+    check_keys("the call", body, ("seed", "class"))
+    return answer(studio.start(typed("seed", body["seed"], int), class_of(body)))
 
 
 def _variants(studio: Studio, body: dict[str, Any]) -> Response:
     check_keys("the call", body, ("state", "request", "first", "count"))
     first, count = (typed(key, body[key], int) for key in ("first", "count"))
     return stream(studio.variants(typed("state", body["state"], str), body["request"], first, count))
+
+
+def _best(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "request", "first", "count", "max_outside"))
+    first, count = (typed(key, body[key], int) for key in ("first", "count"))
+    limit = body["max_outside"]
+    limit = float(limit) if type(limit) is int else typed("max_outside", limit, float)
+    return stream(studio.best(typed("state", body["state"], str), body["request"], first, count, limit))
 
 
 def _keep(studio: Studio, body: dict[str, Any]) -> Response:
@@ -147,6 +157,17 @@ def _restore(studio: Studio, body: dict[str, Any]) -> Response:
 def _go(studio: Studio, body: dict[str, Any]) -> Response:
     check_keys("the call", body, ("state",))
     return answer(studio.go(typed("state", body["state"], str)))
+
+
+def _drop(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "number"))
+    return answer(studio.drop(typed("state", body["state"], str), typed("number", body["number"], int)))
+
+
+def _move(studio: Studio, body: dict[str, Any]) -> Response:
+    check_keys("the call", body, ("state", "number", "to"))
+    number, to = (typed(key, body[key], int) for key in ("number", "to"))
+    return answer(studio.move(typed("state", body["state"], str), number, to))
 
 
 def _undo(studio: Studio, body: dict[str, Any]) -> Response:
@@ -175,13 +196,14 @@ def _export(studio: Studio, body: dict[str, Any]) -> Response:
 
 
 def _picture(studio: Studio, body: dict[str, Any]) -> Response:
-    check_keys("the call", body, ("data", "name", "box", "per_layer"))
+    check_keys("the call", body, ("data", "name", "box", "likeness", "class"))
     name, box = file_name(body["name"]), typed("box", body["box"], list)
     if len(box) != 4:
         raise UserError(f"box must be left, top, right, bottom, got {len(box)} numbers")
     left, top, right, bottom = (typed("a side of the box", side, int) for side in box)
-    per_layer = typed("per_layer", body["per_layer"], bool)
-    return stream(studio.find(from_base64(name, body["data"]), name, (left, top, right, bottom), per_layer))
+    likeness = typed("likeness", body["likeness"], str)
+    data = from_base64(name, body["data"])
+    return stream(studio.find(data, name, (left, top, right, bottom), likeness, class_of(body)))
 
 
 def _photo(studio: Studio, body: dict[str, Any]) -> Response:
@@ -191,6 +213,10 @@ def _photo(studio: Studio, body: dict[str, Any]) -> Response:
     return Response(png, content_type="image/png")
 
 
+def class_of(body: dict[str, Any]) -> int | None:
+    return None if body["class"] is None else typed("class", body["class"], int)
+
+
 def file_name(name: Any) -> str:
     """What the page calls a file: a label, never a path."""
     label = "".join(letter for letter in typed("name", name, str) if letter.isprintable())
@@ -198,6 +224,7 @@ def file_name(name: Any) -> str:
 
 
 CALLS: dict[str, Call] = {
-    "start": _start, "variants": _variants, "keep": _keep, "restore": _restore, "go": _go, "undo": _undo, "redo": _redo,
-    "favourites": _favourites, "export": _export, "picture": _picture, "photo": _photo,
+    "start": _start, "variants": _variants, "best": _best, "keep": _keep, "restore": _restore, "drop": _drop,
+    "move": _move, "go": _go, "undo": _undo, "redo": _redo, "favourites": _favourites, "export": _export,
+    "picture": _picture, "photo": _photo,
 }

@@ -97,7 +97,8 @@ def export_command(studio: Studio, state: State, options: dict[str, Any]) -> Exp
     if state.recipe.edits or state.recipe.found is not None:
         command += [f"--recipe={stem(state)}-recipe.json", "--outdir=out"]
     else:
-        command += [f"--seeds={state.recipe.seed}", "--outdir=out"]
+        label = state.recipe.label
+        command += [f"--seeds={state.recipe.seed}", *([] if label is None else [f"--class={label}"]), "--outdir=out"]
     return Export(None, shlex.join(command).encode())
 
 

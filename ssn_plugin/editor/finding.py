@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from ssn_plugin.editor.threads import use_few_threads
@@ -25,9 +26,11 @@ from ssn_plugin.edits.resample import render_recipe, to_uint8
 from ssn_plugin.edits.session import Session
 from ssn_plugin.errors import UserError
 from training.data.decoding import open_image, read_picture
-from training.images import distances, generation, projection, projection_files
+from training.images import distances, generation, projection, projection_files, tuning
 
-STEPS = 300
+STEPS = 300              # of the search
+TUNE_STEPS = 300         # of the tuning after it
+LIKENESS = ("style", "layers", "tuned")   # one style for all layers, one for each, or a network tuned to the picture
 SEED = 303               # of the search, and of the draws of later edits
 PREVIEW_SECONDS = 1.0
 MAX_PICTURE_SIDE = 12_000   # pixels; what is larger would take gigabytes
@@ -47,48 +50,69 @@ class Stopped(Exception):
     """Nobody waits for the result any more."""
 
 
-def find(
-    session: Session,
-    data: bytes,                            # content of the file
-    name: str,                              # of the file, for people
-    box: tuple[int, int, int, int] | None = None,   # left, top, right, bottom; None: the middle
-    per_layer: bool = True,                 # a style per layer: closer to the picture, harder to edit
-    on_step: Callable[[Progress], None] | None = None,
-) -> Recipe:
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What to look for, and how closely."""
+
+    data: bytes                                     # content of the file
+    name: str                                       # of the file, for people
+    box: tuple[int, int, int, int] | None = None    # left, top, right, bottom; None: the middle
+    likeness: str = "layers"                        # see LIKENESS; the further on, the closer
+    label: int | None = None                        # class of a conditional network
+
+    def __post_init__(self) -> None:
+        if self.likeness not in LIKENESS:
+            raise UserError(f"likeness must be one of {', '.join(LIKENESS)}, got {self.likeness[:40]!r}")
+
+    @property
+    def steps(self) -> int:
+        return STEPS + (TUNE_STEPS if self.likeness == "tuned" else 0)
+
+
+def find(session: Session, wish: Wish, on_step: Callable[[Progress], None] | None = None) -> Recipe:
     """The recipe of the image that comes closest to the picture. ValueError or OSError if it is none.
 
     Between two steps others get their turn with the network.
     """
     network = session.network
     G = network.G
-    picture = _read(read_picture, data, name)
+    picture = _read(read_picture, wish.data, wish.name)
     _channels, height, width = generation.image_shape(G)
-    box = box or projection_files.choose_box(picture.size, (width, height), None, None)
-    described = Picture(name, picture.width, picture.height, box)   # checks the box
+    box = wish.box or projection_files.choose_box(picture.size, (width, height), None, None)
+    described = Picture(wish.name, picture.width, picture.height, box)   # checks the box
     device = next(G.parameters()).device
     target = projection_files.to_tensor(projection_files.fit_to_network(picture, G, box), device)
-    label = 0 if G.c_dim else None
-    steps, newest = iter(range(1, STEPS + 1)), [target]
+    steps, newest = iter(range(1, wish.steps + 1)), [target]
 
     def report(distance: float) -> None:
         network.lock.release()
         time.sleep(0)
         network.lock.acquire()
         if on_step is not None:
-            on_step(Progress(next(steps), STEPS, distance, to_uint8(newest[0][0].detach().float().cpu())))
+            on_step(Progress(next(steps), wish.steps, distance, to_uint8(newest[0][0].detach().float().cpu())))
 
+    def look(img: torch.Tensor) -> None:
+        newest[0] = img
+
+    distance, label = distances.EdgeDistance(target), generation.class_to_label(wish.label, G.c_dim).to(device)
+    per_layer = wish.likeness == "layers"
     options = projection.ProjectionOptions(STEPS, w_plus=per_layer, seed=SEED)
     with network.lock:
-        found = projection.fit(
-            G, target, distances.EdgeDistance(target), options, generation.class_to_label(label, G.c_dim).to(device),
-            on_step=report, on_image=lambda img: newest.__setitem__(0, img))
-    w = found.ws[-1:] if per_layer else found.ws[-1:, :1]
-    return Recipe(network.name, network.sha256, SEED, label, found=Arrays.of({"w": w.cpu().numpy()}),
-                  tuned=network.tuned, picture=described, network_path=network.path)
+        found = projection.fit(G, target, distance, options, label, report, look)
+        w, noise, deltas = found.ws[-1:].to(device), found.noise, None
+        if wish.likeness == "tuned":
+            deltas, noise = tuning.tune(
+                G, target, distance, w, noise, label, tuning.TuningOptions(TUNE_STEPS, seed=SEED), report, look)
+    return Recipe(
+        network.name, network.sha256, SEED, wish.label, found=_arrays({"w": w if per_layer else w[:, :1], **noise}),
+        tuned=network.tuned if deltas is None else _arrays(deltas), picture=described, network_path=network.path)
 
 
-def find_in_background(session: Session, data: bytes, name: str, box: tuple[int, int, int, int] | None,
-                       per_layer: bool) -> Iterator[Progress | Recipe]:
+def _arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
+    return Arrays.of({name: value.cpu().numpy() for name, value in tensors.items()})
+
+
+def find_in_background(session: Session, wish: Wish) -> Iterator[Progress | Recipe]:
     """As `find`: yields where it is, about once a second, and at last the recipe. Closing the iterator stops it."""
     events: queue.Queue[Progress | Recipe | Exception] = queue.Queue()
     stop, last = threading.Event(), [float("-inf")]
@@ -103,7 +127,7 @@ def find_in_background(session: Session, data: bytes, name: str, box: tuple[int,
     def work() -> None:
         try:
             use_few_threads(session)
-            events.put(find(session, data, name, box, per_layer, on_step))
+            events.put(find(session, wish, on_step))
         except Exception as err:   # for whoever waits
             events.put(err)
 
@@ -125,9 +149,10 @@ def find_in_background(session: Session, data: bytes, name: str, box: tuple[int,
 
 def give_back(session: Session, state_id: str, data: bytes, name: str) -> Image.Image:
     """The photograph at its own size with the edits of a state in it. See `paste_change`."""
-    recipe, G = session.recipe(state_id), session.network.G
+    recipe = session.recipe(state_id)
     if recipe.picture is None:
         raise UserError("this image was not found for a picture")
+    G = session.network_of(recipe).G
     weight = paste_weight(G, recipe)
     photo = _read(open_photograph, data, name)
     with session.network.lock:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ssn_plugin.editor.server import EditorServer, bind, check_host
 from ssn_plugin.editor.studio import Studio
 from ssn_plugin.edits.session import Session
+from training.images.image_commands import class_names
 
 FOLDER = "edits"
 
@@ -43,7 +44,7 @@ def open_editor(
         session = Session.open(network, device, trust)
     else:
         session = Session.load(load_path, network, device=device, trust=trust)
-    studio = Studio(session, save_path, network)
+    studio = Studio(session, save_path, network, names_of_classes(session, network, trust))
     try:
         server = EditorServer(studio, host, port)
         try:
@@ -52,6 +53,17 @@ def open_editor(
             server.close()
     finally:
         studio.close()
+
+
+def names_of_classes(session: Session, network: str, trust: bool) -> list[str]:
+    """Those of the data set that the network was trained on; none where there are no classes, or it is not there."""
+    if not session.network.G.c_dim:
+        return []
+    try:
+        names = class_names(network, trust)
+    except (ValueError, OSError):
+        return []
+    return names if len(names) == session.network.G.c_dim else []
 
 
 def free_path(network: str) -> str:

@@ -24,10 +24,10 @@ from PIL import Image, PngImagePlugin
 
 from ssn_plugin.editor.threads import use_few_threads
 from ssn_plugin.edits.edit_options import EditRequest, Mask, load_mask, parse_layers
-from ssn_plugin.edits.recipe import Recipe
+from ssn_plugin.edits.recipe import Edit, Recipe
 from ssn_plugin.edits.recipe_files import check_keys, typed
 from ssn_plugin.edits.resample import Resampling, Variant, resample, to_uint8
-from ssn_plugin.edits.session import Session, State
+from ssn_plugin.edits.session import MAX_DRAWS, Session, State, stays_below
 from ssn_plugin.errors import UserError
 
 MAX_VARIANTS = 64                  # of one request; more come with another
@@ -41,9 +41,14 @@ T = TypeVar("T")
 class Studio:
     """One session and the thread that makes its images."""
 
-    def __init__(self, session: Session, save_path: str | None = None, network: str | None = None):
-        """network: how the command line names it; save_path: where to save after each change, None for nowhere."""
+    def __init__(self, session: Session, save_path: str | None = None, network: str | None = None,
+                 class_names: Sequence[str] = ()):
+        """network: how the command line names it; save_path: where to save after each change, None for nowhere.
+
+        class_names: what the classes of a conditional network are called, where that is known.
+        """
         self.session = session
+        self.class_names = list(class_names) or [str(number) for number in range(session.network.G.c_dim)]
         self.network = network or session.network.name
         self.save_path = save_path
         self._pngs = PngCache(CACHE_BYTES)
@@ -61,6 +66,7 @@ class Studio:
         shape_end = parse_layers("coarse", num_layers)[1]
         return about | {
             "layers": {"all": [0, num_layers - 1], "shape": [0, shape_end], "colour": [shape_end + 1, num_layers - 1]},
+            "class_names": self.class_names,
             "exports": ["png", "sheet", "recipe", "film", "command"],
             "can_find": importlib.util.find_spec("training.images.distances") is not None,
             "can_restore": True,
@@ -74,14 +80,14 @@ class Studio:
         return {
             "states": [describe_state(state) for state in states.values()],
             "current": None if current is None else current.id,
+            "edits": [] if current is None else [self._describe_edit(current.recipe, e) for e in current.recipe.edits],
             "favourites": list(self.session.favourites),
         }
 
     # Changes of the session. Each returns the tree.
 
-    def start(self, seed: int) -> dict[str, Any]:
-        label = 0 if self.session.network.G.c_dim else None
-        return self._change(lambda: self.session.start(seed, class_=label))
+    def start(self, seed: int, class_: int | None = None) -> dict[str, Any]:
+        return self._change(lambda: self.session.start(seed, class_=class_))
 
     def keep(self, state_id: str, request: dict[str, Any], number: int) -> dict[str, Any]:
         edit = self._read_request(request)
@@ -94,6 +100,12 @@ class Studio:
             raise UserError("an image that was found for a picture cannot be brushed back")
         edit = EditRequest(mask=_read_mask(mask), transplant_from=recipe.seed, keep_exact=True, feather=1)
         return self._change(lambda: self.session.keep(state_id, edit, 1))
+
+    def drop(self, state_id: str, number: int) -> dict[str, Any]:
+        return self._change(lambda: self.session.drop(state_id, number))
+
+    def move(self, state_id: str, number: int, to: int) -> dict[str, Any]:
+        return self._change(lambda: self.session.move(state_id, number, to))
 
     def undo(self) -> dict[str, Any]:
         return self._change(self.session.undo)
@@ -122,11 +134,16 @@ class Studio:
         """PNG of a state."""
         return self._png(self.session.recipe(state_id))
 
-    def seed_image(self, seed: int) -> bytes:
+    def seed_image(self, seed: int, class_: int | None = None) -> bytes:
         """PNG of the image of a seed, which need not be part of the session."""
+        return self._png(self._of_seed(seed, class_))
+
+    def _of_seed(self, seed: int, class_: int | None) -> Recipe:
+        """ValueError where the network has no such class."""
         network = self.session.network
-        label = 0 if network.G.c_dim else None
-        return self._png(Recipe(network.name, network.sha256, seed, label, tuned=network.tuned))
+        recipe = Recipe(network.name, network.sha256, seed, class_, tuned=network.tuned)
+        network.check(recipe)
+        return recipe
 
     def variants(self, state_id: str, request: dict[str, Any], first: int, count: int
                  ) -> Generator[dict[str, Any], None, None]:
@@ -141,27 +158,55 @@ class Studio:
                 return
             yield answer
 
+    def best(self, state_id: str, request: dict[str, Any], first: int, count: int, max_outside: float
+             ) -> Generator[dict[str, Any], None, None]:
+        """As `variants`, of those from the first on that change the outside by less than `max_outside`.
+
+        After each draw comes a line that says how many were drawn; the search ends after MAX_DRAWS.
+        """
+        if not 1 <= count <= MAX_VARIANTS:
+            raise UserError(f"count must be in 1..{MAX_VARIANTS}, got {count}")
+        if not 0 <= max_outside < math.inf:
+            raise UserError(f"the largest leak must be a number from 0 on, got {max_outside}")
+        draws = self.session.variants(state_id, self._read_request(request), MAX_DRAWS, first)
+
+        def draw() -> tuple[Variant, dict[str, Any] | None] | None:
+            variant = next(draws, None)
+            if variant is None:
+                return None
+            return variant, describe_variant(variant) if stays_below(variant, max_outside) else None
+
+        found, drawn = 0, 0
+        while found < count and (made := self._run(draw)) is not None:
+            drawn += 1
+            if made[1] is not None:
+                found += 1
+                yield made[1]
+            yield {"drawn": drawn}
+
     def resampling(self, state_id: str, request: dict[str, Any], numbers: Sequence[int]) -> Resampling:
         """A state and some of its variants, as a contact sheet shows them."""
         if not 1 <= len(numbers) <= MAX_VARIANTS:
             raise UserError(f"a sheet shows 1..{MAX_VARIANTS} variants, got {len(numbers)}")
         edit = dataclasses.replace(self._read_request(request), num_variants=1)
-        G, name = self.session.network.G, self.session.network.name
 
         def make() -> Resampling:
             recipe = self.session.recipe(state_id)
+            G, name = self.session.network_of(recipe).G, self.session.network.name
             edits = [dataclasses.replace(edit, skip=number - 1).add_to([recipe], G, name)[0].variants[0]
                      for number in numbers]
             return resample(G, dataclasses.replace(recipe, variants=tuple(edits)))
 
         return self._run(make)
 
-    def find(self, data: bytes, name: str, box: tuple[int, int, int, int], per_layer: bool
-             ) -> Generator[dict[str, Any], None, None]:
+    def find(self, data: bytes, name: str, box: tuple[int, int, int, int], likeness: str = "layers",
+             class_: int | None = None) -> Generator[dict[str, Any], None, None]:
         """Search for a picture in the network; the last answer has the tree with the image that was found."""
         from ssn_plugin.editor import finding  # needs the projection of this host
 
-        for event in finding.find_in_background(self.session, data, name, box, per_layer):
+        wish = finding.Wish(data, name, box, likeness, class_)
+        self._of_seed(finding.SEED, class_)   # has the network this class?
+        for event in finding.find_in_background(self.session, wish):
             if isinstance(event, Recipe):
                 yield {"tree": self.start_from(event)}
             else:
@@ -186,6 +231,23 @@ class Studio:
 
     def _run(self, work: Callable[[], T]) -> T:
         return self._worker.submit(work).result()
+
+    def _describe_edit(self, recipe: Recipe, edit: Edit) -> dict[str, str]:
+        """An edit in words: where, and what came there."""
+        G = self.session.network.G
+        rows, cols = edit.grid or G.block_grid[-1]
+        if edit.mask is not None:
+            place = "Painted place"
+        elif len(edit.blocks) == rows * cols:
+            place = "Whole image"
+        else:
+            place = "Block ({}, {})".format(*edit.blocks[0]) if len(edit.blocks) == 1 else f"{len(edit.blocks)} blocks"
+        layers = [name for name, span in self.about()["layers"].items() if list(edit.layers) == span]
+        part = "" if layers == ["all"] else f", {layers[0]}" if layers else ", layers {}-{}".format(*edit.layers)
+        if edit.mask is not None and edit.transplant_from == recipe.seed:
+            return {"place": place, "source": "first image brought back"}
+        source = f"variant {edit.variant}" if edit.transplant_from is None else f"from seed {edit.transplant_from}"
+        return {"place": place, "source": source + part}
 
     def _read_request(self, request: dict[str, Any]) -> EditRequest:
         """An edit as the page sends it. ValueError for anything else."""
@@ -234,7 +296,7 @@ def describe_state(state: State) -> dict[str, Any]:
     picture = state.recipe.picture
     return {
         "id": state.id, "parent": state.parent, "title": title, "short": state.label, "seed": state.recipe.seed,
-        "picture": None if picture is None else picture.name,
+        "class": state.recipe.label, "picture": None if picture is None else picture.name,
     }
 
 

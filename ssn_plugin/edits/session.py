@@ -251,7 +251,7 @@ class Session:
 
     def _add(self, parent: str | None, recipe: Recipe, label: str) -> State:
         for state in self._states.values():
-            if state.parent == parent and state.recipe == recipe:
+            if recipe == state.recipe and (state.parent == parent or state.id == parent):
                 return state
         if len(self._states) >= MAX_STATES:
             raise UserError(f"a session holds at most {MAX_STATES} states")
@@ -310,7 +310,7 @@ class Session:
         """
         found = 0
         for variant in self.variants(state_id, request, max_draws, first):
-            if not variant.outside >= max_outside:  # NaN, where there is no outside, is no leak
+            if stays_below(variant, max_outside):
                 found += 1
                 yield variant
             if found == count:
@@ -484,6 +484,11 @@ class Variants:
     def best(self, count: int, max_outside: float) -> list[Variant]:
         """See `Session.best`."""
         return list(self.image.session.best(self.image.state.id, self.request, count, max_outside))
+
+
+def stays_below(variant: Variant, max_outside: float) -> bool:
+    """Did the outside change by less? NaN, where there is no outside, is no leak."""
+    return not variant.outside >= max_outside
 
 
 def describe_edit(edit: Edit) -> str:

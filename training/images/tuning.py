@@ -55,6 +55,7 @@ def tune(
     label: torch.Tensor,                             # [1, c_dim]
     options: TuningOptions,
     on_step: Callable[[float], None] | None = None,  # called after every step with the distance
+    on_image: Callable[[torch.Tensor], None] | None = None,  # called in every step with the image [1, C, H, W]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What to add to parameters of G, by name, float16 on the CPU, and all noise maps. G is left as it was."""
     tuned = copy.deepcopy(G)
@@ -78,6 +79,8 @@ def tune(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if on_image is not None:
+            on_image(img.detach())
         if on_step is not None:
             on_step(found.item())
     before = dict(G.named_parameters())

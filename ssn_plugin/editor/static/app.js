@@ -2,6 +2,7 @@
 
 import { drawScale } from "./compare.js";
 import { $, announce, toast } from "./dom.js";
+import { EditList } from "./edits.js";
 import { Exporting } from "./exporting.js";
 import { Gallery } from "./gallery.js";
 import { History, historyButtons } from "./history.js";
@@ -35,14 +36,20 @@ class App {
     });
     this.history = new History({ go: (state) => this.go(state), thumbnail: async (state) => (await this.image(state)).url });
     this.gallery = new Gallery({
-      maker, start: (seed) => this.start(seed), transplant: (seed) => this.transplant(seed),
+      maker, start: (seed, class_) => this.start(seed, class_), transplant: (seed) => this.transplant(seed),
+      currentClass: () => this.#state(this.tree.current)?.class ?? null,
       favour: (seeds) => maker.favourites(seeds).catch((error) => this.failed(error)), failed: (error) => this.failed(error),
+    }, about.class_names);
+    this.edits = new EditList({
+      drop: (number) => this.changeEdits("Taken out", () => maker.drop(this.tree.current, number)),
+      move: (number, to) => this.changeEdits("Moved", () => maker.move(this.tree.current, number, to)),
     });
     this.exporting = new Exporting({
       maker, state: () => this.tree.current, picture: () => this.#state(this.tree.current)?.picture ?? null, sheet: () => this.sheet(), failed: (error) => this.failed(error),
     }, about.exports);
     if (about.can_find) {
-      this.picture = new PictureDialog({ maker, found: (tree, file) => this.foundPicture(tree, file) }, about.width / about.height);
+      this.picture = new PictureDialog({ maker, found: (tree, file) => this.foundPicture(tree, file) }, about.width / about.height,
+                                       about.class_names);
     }
     this.#describeNetwork();
     this.#listen();
@@ -59,6 +66,7 @@ class App {
     $("redo").disabled = !tree.states.some(({ parent }) => parent === tree.current);
     this.gallery.setFavourites(tree.favourites);
     this.history.show(tree);
+    this.edits.show(tree.edits);
     await this.showImage();
   }
 
@@ -120,9 +128,14 @@ class App {
     }
   }
 
-  async start(seed) {
+  async start(seed, class_ = this.about.class_names.length ? 0 : null) {
     this.forget();
-    if (await this.change(() => this.maker.start(seed))) announce(`Started from seed ${seed}`);
+    if (await this.change(() => this.maker.start(seed, class_))) announce(`Started from seed ${seed}`);
+  }
+
+  async changeEdits(said, ask) {
+    this.forget();
+    if (await this.change(ask)) announce(`${said}. ${this.tree.edits.length} edits`);
   }
 
   async foundPicture(tree, file) {
@@ -178,7 +191,7 @@ class App {
   }
 
   drawMore() {
-    if (!this.variants.items.length || this.variants.waiting || this.variants.request.transplant_from !== null) return;
+    if (!this.variants.drawn || this.variants.waiting || this.variants.request.transplant_from !== null) return;
     const first = this.variants.next;
     this.variants.expect(BATCH);
     return this.#receive(first, BATCH);
@@ -187,13 +200,18 @@ class App {
   async #receive(first, count) {
     this.drawing = new AbortController();
     const { signal } = this.drawing;
-    const { base, request } = this.variants;
+    const { base, request } = this.variants, limit = request.transplant_from === null ? this.leakLimit() : null;
+    let found = 0;
     try {
-      for await (const variant of this.maker.variants(base, request, first, count, signal)) {
+      const lines = limit === null ? this.maker.variants(base, request, first, count, signal)
+        : this.maker.best(base, request, first, count, limit, signal);
+      for await (const line of lines) {
         if (signal.aborted) return;
-        await this.variants.add(variant);
+        if (line.image) await this.variants.add(line);
+        found += line.image ? 1 : 0;
+        if (line.drawn) this.#showDraws(first, line.drawn, found);
       }
-      announce(`${count} ${count > 1 ? "variants" : "variant"} of ${this.stage.selection.describe()}`);
+      announce(`${found} ${found === 1 ? "variant" : "variants"} of ${this.stage.selection.describe()}`);
     } catch (error) {
       if (error.name !== "AbortError") this.failed(error);
     } finally {
@@ -201,8 +219,20 @@ class App {
     }
   }
 
+  /** The largest change of the outside that a variant may have, or null for any. */
+  leakLimit() {
+    const { value, valueAsNumber } = $("max-leak");
+    return value !== "" && valueAsNumber >= 0 ? valueAsNumber : null;
+  }
+
+  #showDraws(first, drawn, found) {
+    this.variants.drawn = first - 1 + drawn;
+    $("leak-note").textContent = `${found} of ${drawn} draws`;
+  }
+
   stopDrawing() {
     this.turn = (this.turn ?? 0) + 1;
+    $("leak-note").textContent = "";
     clearTimeout(this.pause);
     this.drawing?.abort();
     this.stage.showPreview(null);
@@ -388,7 +418,8 @@ class App {
     };
     for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", () => this.act(action));
     $("brush-size").addEventListener("input", () => this.stage.setBrush(Number($("brush-size").value)));
-    for (const id of ["noise", "layer-first", "layer-last", "keep-exact", "feather"]) $(id).addEventListener("change", () => this.optionsChanged());
+    for (const id of ["noise", "layer-first", "layer-last", "keep-exact", "feather", "max-leak"]) $(id).addEventListener("change", () => this.optionsChanged());
+    $("max-leak").addEventListener("keydown", (event) => event.key === "Escape" && $("canvas").focus());
     $("feather").addEventListener("input", () => this.showFeather());
     $("base").addEventListener("change", () => this.showImage());
     const hold = $("hold");
@@ -465,6 +496,8 @@ class App {
       clear: () => this.forget(),
       global: () => this.chooseWhole(),
       transplant: () => this.stage.selection.kind === "none" ? this.transplant() : this.gallery.open("transplant"),
+      leak: () => $("max-leak").select(),
+      edits: () => this.edits.focus(),
       undo: () => this.undo(),
       redo: () => this.redo(),
       gallery: () => this.gallery.open("start"),

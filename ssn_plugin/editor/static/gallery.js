@@ -5,9 +5,16 @@ import { $, el, icon } from "./dom.js";
 const PAGE = 24;
 
 export class Gallery {
-  /** @param {object} hooks  maker, start(seed), transplant(seed), favour(seeds), hasPlace(), failed(error) */
-  constructor(hooks) {
+  /**
+   * @param {object} hooks  maker, start(seed, class), transplant(seed), favour(seeds), failed(error),
+   *                        currentClass(): of the image that is edited
+   * @param {string[]} classNames  of a conditional network
+   */
+  constructor(hooks, classNames) {
     this.hooks = hooks;
+    fillClasses($("gallery-class"), classNames);
+    $("gallery-class").addEventListener("change", () => this.#show(this.first));
+    this.conditional = classNames.length > 0;
     this.first = 0;
     this.favourites = [];
     this.urls = new Map();
@@ -32,6 +39,8 @@ export class Gallery {
     $("gallery-hint").textContent = purpose === "start"
       ? "Every seed is an image of this network. Click one to edit it; mark the ones you like."
       : "The selected place is redrawn with the latents that this image has there.";
+    // What comes from another image is of this one's class.
+    $("gallery-class-row").hidden = !this.conditional || purpose !== "start";
     this.dialog.showModal();
     this.#showList("all");
   }
@@ -39,6 +48,12 @@ export class Gallery {
   setFavourites(seeds) {
     this.favourites = seeds;
     this.#drawTray();
+  }
+
+  /** Of the images that are shown; null where the network has no classes. */
+  get #class() {
+    if (!this.conditional) return null;
+    return this.purpose === "start" ? Number($("gallery-class").value) : this.hooks.currentClass();
   }
 
   #showList(list) {
@@ -64,7 +79,7 @@ export class Gallery {
     try {
       for (const [i, seed] of seeds.entries()) {
         if (signal.aborted) return;
-        tiles[i].querySelector("img").src = await this.#url(seed, signal);
+        tiles[i].querySelector("img").src = await this.#url(seed, this.#class, signal);
         tiles[i].classList.remove("waiting");
       }
     } catch (error) {
@@ -87,7 +102,7 @@ export class Gallery {
   #pick(seed) {
     this.dialog.close();
     if (this.purpose === "transplant") this.hooks.transplant(seed);
-    else this.hooks.start(seed);
+    else this.hooks.start(seed, this.#class);
   }
 
   #toggle(seed, star) {
@@ -103,7 +118,7 @@ export class Gallery {
     $("tray").hidden = this.favourites.length === 0;
     $("tray-seeds").replaceChildren(...this.favourites.map((seed) => {
       const image = el("img", { alt: "", draggable: false });
-      this.#url(seed).then((url) => { image.src = url; }).catch(() => {});
+      this.#url(seed, this.conditional ? this.hooks.currentClass() ?? 0 : null).then((url) => { image.src = url; }).catch(() => {});
       return el("li", {}, el("button", {
         class: "seed-chip", type: "button", draggable: true, "data-seed": String(seed), title: `Seed ${seed}: drag it onto the image, or click, to take the selected place from it`,
         "aria-label": `Take the selected place from seed ${seed}`,
@@ -113,18 +128,24 @@ export class Gallery {
     }));
   }
 
-  async #url(seed, signal) {
-    if (!this.urls.has(seed)) {
-      const url = URL.createObjectURL(await this.hooks.maker.seedImage(seed, signal));
-      this.urls.set(seed, url);
+  async #url(seed, class_, signal) {
+    const key = `${seed}/${class_}`;
+    if (!this.urls.has(key)) {
+      const url = URL.createObjectURL(await this.hooks.maker.seedImage(seed, class_, signal));
+      this.urls.set(key, url);
       if (this.urls.size > 240) this.#dropOldest();
     }
-    return this.urls.get(seed);
+    return this.urls.get(key);
   }
 
   #dropOldest() {
-    const oldest = [...this.urls.keys()].find((seed) => !this.favourites.includes(seed));
+    const oldest = [...this.urls.keys()].find((key) => !this.favourites.includes(parseInt(key, 10)));
     URL.revokeObjectURL(this.urls.get(oldest));
     this.urls.delete(oldest);
   }
+}
+
+/** The classes of a conditional network as options of a list. */
+export function fillClasses(list, names) {
+  list.replaceChildren(...names.map((name, number) => el("option", { value: String(number) }, name)));
 }

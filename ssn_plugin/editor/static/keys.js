@@ -28,6 +28,7 @@ export const KEYS = [
     ["N", "Fresh noise", "n", "toggle:noise"],
     ["K", "Keep the rest exactly", "k", "toggle:keep-exact"],
     ["A", "All layers, shape, colour", "a", "layers"],
+    ["Q", "Only variants that leak less than a number", "q", "leak"],
   ]],
   ["Compare", [
     ["C", "Hold to see the image before", null, null],
@@ -41,6 +42,8 @@ export const KEYS = [
     ["X", "Pixels sharp or smooth", "x", "smooth"],
     ["Ctrl Z", "Undo", "ctrl+z", "undo"],
     ["Ctrl Shift Z", "Redo", "ctrl+shift+z", "redo"],
+    ["J", "The edits of this image: up and down, with Alt to reorder", "j", "edits"],
+    ["Delete", "There, take an edit out", null, null],
     ["G", "Gallery of images to start from", "g", "gallery"],
     ["O", "Your own picture", "o", "picture"],
     ["Ctrl S", "Export", "ctrl+s", "export"],

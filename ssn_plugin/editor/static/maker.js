@@ -7,19 +7,24 @@
  * Places and options of an edit travel as a request:
  *     {blocks: [[row, col], ...], grid: [rows, cols]}  or  {mask: base64 of a gray PNG of the image's size}
  *     and {layers: [first, last], noise, keep_exact, feather: pixels, transplant_from: seed or null}
- * A session is {about, tree}; a tree is {states: [{id, parent, title, short, seed}], current, favourites}.
+ * A session is {about, tree}; a tree is {states: [{id, parent, title, short, seed, class}], current, favourites,
+ * edits: [{place, source}] of the current image}. Classes are numbers, null where the network has none.
  *
  * A maker has these methods; all are asynchronous, and failures are instances of MakerError.
  *     session()                                 the network and the tree, as when the page was last open
- *     start(seed)                               a new image; returns the tree
+ *     start(seed, class)                        a new image; returns the tree
  *     variants(state, request, first, count, signal)   yields {number, image: Blob, inside, outside} as they are made
+ *     best(state, request, first, count, maxOutside, signal)   yields those alone that change the outside by less,
+ *                                                      and {drawn} after each draw, until there are enough or it gives up
  *     keep(state, request, number)              makes a variant a state; returns the tree
  *     restore(state, mask)                      brings the first image of its line back under the mask; returns the tree
+ *     drop(state, number), move(state, number, to)     an edit, counted from 1, is taken out or acts earlier or later;
+ *                                                      returns the tree
  *     go(state), undo(), redo()                 returns the tree
- *     image(state), seedImage(seed)             Blob of a PNG
+ *     image(state), seedImage(seed, class)      Blob of a PNG
  *     favourites(seeds)                         remembers them; returns the tree
  *     export(state, kind, options)              {name, blob}, or {text} for a command line
- *     find(file, {name, box, per_layer}, signal)       searches the owner's picture; yields {step, steps, distance, image}
+ *     find(file, {name, box, likeness, class}, signal) searches the owner's picture; yields {step, steps, distance, image}
  *                                                      about once a second, and at last {tree}
  *     photograph(state, file)                   Blob of the owner's picture at its full size with the edits in it
  */
@@ -43,8 +48,8 @@ export class ServerMaker {
     return this.#json("session");
   }
 
-  start(seed) {
-    return this.#json("start", { seed });
+  start(seed, class_ = null) {
+    return this.#json("start", { seed, class: class_ });
   }
 
   keep(state, request, number) {
@@ -53,6 +58,14 @@ export class ServerMaker {
 
   restore(state, mask) {
     return this.#json("restore", { state, mask });
+  }
+
+  drop(state, number) {
+    return this.#json("drop", { state, number });
+  }
+
+  move(state, number, to) {
+    return this.#json("move", { state, number, to });
   }
 
   go(state) {
@@ -75,13 +88,19 @@ export class ServerMaker {
     return (await this.#call(`image/${encodeURIComponent(state)}`)).blob();
   }
 
-  async seedImage(seed, signal) {
-    return (await this.#call(`seed/${seed}`, undefined, signal)).blob();
+  async seedImage(seed, class_ = null, signal = undefined) {
+    return (await this.#call(class_ === null ? `seed/${seed}` : `seed/${seed}/${class_}`, undefined, signal)).blob();
   }
 
   async *variants(state, request, first, count, signal) {
     for await (const line of this.#lines("variants", { state, request, first, count }, signal)) {
       yield { ...line, image: pngFromBase64(line.image) };
+    }
+  }
+
+  async *best(state, request, first, count, maxOutside, signal) {
+    for await (const line of this.#lines("best", { state, request, first, count, max_outside: maxOutside }, signal)) {
+      yield line.image ? { ...line, image: pngFromBase64(line.image) } : line;
     }
   }
 

@@ -1,13 +1,19 @@
 /** A picture of the owner: choose a file, frame a part, watch it being found in the network. */
 
 import { $, announce, el, short } from "./dom.js";
+import { fillClasses } from "./gallery.js";
 
 const LARGEST_FILE = 32 * 2 ** 20;   // bytes
 
 export class PictureDialog {
-  /** @param {object} hooks  maker, found(tree), failed(error)  @param {number} aspect  width / height of the images */
-  constructor(hooks, aspect) {
+  /**
+   * @param {object} hooks  maker, found(tree), failed(error)  @param {number} aspect  width / height of the images
+   * @param {string[]} classNames  of a conditional network
+   */
+  constructor(hooks, aspect, classNames) {
     Object.assign(this, { hooks, aspect, file: null, bitmap: null, frame: null });
+    fillClasses($("picture-class"), classNames);
+    $("picture-class-row").hidden = !classNames.length;
     this.dialog = $("picture");
     this.canvas = $("crop");
     $("picture-file").addEventListener("change", () => this.take($("picture-file").files[0]));
@@ -49,6 +55,11 @@ export class PictureDialog {
 
   get #widest() {
     return Math.min(this.bitmap.width, this.bitmap.height * this.aspect);
+  }
+
+  /** What the picture shows; null where the network has no classes. */
+  get #class() {
+    return $("picture-class-row").hidden ? null : Number($("picture-class").value);
   }
 
   #fault(text) {
@@ -172,7 +183,7 @@ export class PictureDialog {
     $("search-words").textContent = "Looking for a start …";
     const searching = this.searching = new AbortController();
     try {
-      const options = { name: this.file.name, box: this.box, per_layer: $("per-layer").checked };
+      const options = { name: this.file.name, box: this.box, likeness: $("likeness").value, class: this.#class };
       for await (const event of this.hooks.maker.find(this.file, options, searching.signal)) {
         if (event.tree) return this.#found(event.tree);
         const bitmap = await createImageBitmap(event.image);

@@ -31,14 +31,14 @@ export class Variants {
    */
   begin(base, request, title, frame) {
     this.#release();
-    Object.assign(this, { base, request, frame, items: [], waiting: BATCH, kept: new Map(), previewed: null });
+    Object.assign(this, { base, request, frame, items: [], waiting: BATCH, drawn: 0, kept: new Map(), previewed: null });
     $("variants-title").textContent = title;
     this.render();
   }
 
   forget() {
     this.#release();
-    Object.assign(this, { base: null, request: null, frame: null, items: [], waiting: 0, kept: new Map(), previewed: null });
+    Object.assign(this, { base: null, request: null, frame: null, items: [], waiting: 0, drawn: 0, kept: new Map(), previewed: null });
     $("variants-title").textContent = "Variants";
     this.render();
   }
@@ -54,6 +54,7 @@ export class Variants {
     if (request !== this.request) return;   // another place was chosen meanwhile
     item.tile = this.#tile(item);
     this.items.push(item);
+    this.drawn = Math.max(this.drawn, item.number);
     this.waiting = Math.max(0, this.waiting - 1);
     this.render();
   }
@@ -64,7 +65,7 @@ export class Variants {
   }
 
   get next() {
-    return 1 + this.items.reduce((most, item) => Math.max(most, item.number), 0);
+    return 1 + this.drawn;
   }
 
   get ordered() {
@@ -99,10 +100,10 @@ export class Variants {
     ordered.forEach((item, index) => this.#update(item, index));
     const waiting = Array.from({ length: this.waiting }, () =>
       el("li", { class: "tile waiting", "aria-hidden": "true" }, el("span", { class: "picture" })));
-    const canGoOn = this.items.length > 0 && !this.waiting && this.request.transplant_from === null;
+    const canGoOn = this.drawn > 0 && !this.waiting && this.request.transplant_from === null;
     this.#arrange([...ordered.map(({ tile }) => tile), ...waiting, ...(canGoOn ? [this.more] : [])]);
     this.list.setAttribute("aria-busy", String(this.waiting > 0));
-    const none = this.items.length === 0 && this.waiting === 0;
+    const none = this.drawn === 0 && this.waiting === 0;
     $("variants-empty").hidden = !none;
     $("variant-options").hidden = none;
   }
