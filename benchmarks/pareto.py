@@ -15,7 +15,8 @@ file, as those of the paper do (section 3.4), and --kimg is what they get beyond
     OUTDIR/results.json                 all scores, with commands, commits, hardware and times
     OUTDIR/results.md, pareto.png       Tables 1 and 2 and Figure 5 of Hong et al. 2020 (arXiv:2006.05394)
 
-The paper's FID and PPL need pretrained detectors (--detectors=DIR). Without them quality is rfid, rkid and swd.
+The paper's FID and PPL need pretrained detectors (--detectors=DIR). Without them quality is rfid, rkid and swd. --lite
+adds fid_lite, kid_lite and, for changes, ST-LPIPS, in the features that the extra [features] brings.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Plan:
     threads: int                     # of each process on the CPU
     train_options: tuple[str, ...]   # further ones, for all points
     source: str | None = None        # network file that all points start from
+    lite: bool = False               # judge by pretrained features that a package brings, too
 
     def folder(self, point: Point) -> Path:
         return self.outdir / "points" / point.name
@@ -100,11 +102,12 @@ class Plan:
     def quality_metrics(self) -> list[str]:
         if self.detectors is not None:
             return [f"fid{self.images}_full", f"ppl{self.images}_wend"]
-        return [f"rfid{self.images}_full", f"rkid{self.images}_full", f"swd{self.images}_full"]
+        lite = [f"fid_lite{self.images}_full", f"kid_lite{self.images}_full"] if self.lite else []
+        return [f"rfid{self.images}_full", f"rkid{self.images}_full", f"swd{self.images}_full", *lite]
 
     def metrics(self, point: Point) -> list[str]:
-        ssn = [f"ssn_distortion{self.pairs}", f"ssn_leak{self.pairs}"] if point.is_ssn else []
-        return self.quality_metrics() + ssn
+        ssn = ["ssn_distortion", "ssn_leak", *["ssn_stlpips"] * self.lite] if point.is_ssn else []
+        return self.quality_metrics() + [f"{name}{self.pairs}" for name in ssn]
 
 
 def make_points(lambdas: str, seeds: str, variants: Sequence[str], baseline: bool) -> list[Point]:
@@ -364,6 +367,7 @@ def tiny_settings(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any
 @click.option("--images", type=click.IntRange(min=2), default=5000, show_default=True, help="For quality metrics")
 @click.option("--pairs", type=click.IntRange(min=32), default=2000, show_default=True, help="For distortion metrics")
 @click.option("--detectors", metavar="DIR", help="Pretrained detector files, for FID and PPL")
+@click.option("--lite", is_flag=True, help="Judge by EfficientNet-Lite0 and ST-LPIPS, too (extra [features])")
 @click.option("--gpus", type=int, metavar="INT", help="Of train.py; 0 = the CPU  [default: its own]")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Points at a time")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each process")

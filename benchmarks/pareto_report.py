@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ from dnnlib.util import open_atomic
 from training.cli import Command
 
 # Result keys of the quality metrics, the first of which is the figure's, and their names in tables.
-QUALITY = re.compile(r"(?P<name>r?fid|r?kid|swd|ppl)\d+k?_(full|[zw](full|end))")
+QUALITY = re.compile(r"(?P<name>r?fid|r?kid|fid_lite|kid_lite|swd|ppl)\d+k?_(full|[zw](full|end))")
 # Results of the metrics of `ssn_plugin.metrics` by our names for them; the one of the most pairs counts.
 SSN_RESULTS = {
     "distortion": re.compile(r"ssn_distortion(\d+)"),
     "diversity": re.compile(r"ssn_distortion(\d+)_diversity"),
     "locality": re.compile(r"ssn_distortion(\d+)_locality"),
+    "ST-LPIPS outside": re.compile(r"ssn_stlpips(\d+)_outside"),
+    "ST-LPIPS inside": re.compile(r"ssn_stlpips(\d+)_inside"),
     "leak": re.compile(r"ssn_leak(\d+)_outside"),
     "largest leak": re.compile(r"ssn_leak(\d+)_largest"),
 }
@@ -46,8 +48,8 @@ unchanged image.
 """
 NO_DETECTORS = """\
 Quality without pretrained detectors: rfid and rkid are the Frechet and the kernel distance in the features of a random
-VGG16, swd is the sliced Wasserstein distance of patches times 1000. They are not FID and KID; PPL needs the pretrained
-VGG16 and is missing.
+VGG16, fid_lite and kid_lite those of EfficientNet-Lite0, swd is the sliced Wasserstein distance of patches times 1000.
+They are not FID and KID; PPL needs the pretrained VGG16 and is missing.
 """
 
 
@@ -187,8 +189,14 @@ def summarise_seeds(seeds: Sequence[dict[str, float]]) -> dict[str, Summary]:
 def quality_names(summaries: dict[str, dict[str, Summary]]) -> list[str]:
     """Quality metrics of all variants, Frechet distances first."""
     names = dict.fromkeys(name for results in summaries.values() for name in results if QUALITY.fullmatch(name))
-    order = ["fid", "rfid", "kid", "rkid", "swd", "ppl"]
+    order = ["fid", "rfid", "kid", "rkid", "fid_lite", "kid_lite", "swd", "ppl"]
     return sorted(names, key=lambda name: (order.index(QUALITY.fullmatch(name)["name"]), name))  # type: ignore[index]
+
+
+def ssn_names(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Our names of the results that there are."""
+    found = {name for scores in results for name in scores}
+    return [name for name in SSN_RESULTS if name in found]
 
 
 def format_summary(summary: Summary | None) -> str:
@@ -228,7 +236,7 @@ def table_1(summaries: dict[str, dict[str, Summary]]) -> str:
 
 def table_2(summaries: dict[str, dict[str, Summary]]) -> str:
     """Quality and distortion of every variant; the changes are against lambda 0."""
-    names = [*quality_names(summaries), *SSN_RESULTS]
+    names = [*quality_names(summaries), *ssn_names(summaries.values())]
     rows = []
     for variant, results in summaries.items():
         cells = [format_summary(results.get(name)) for name in names]
@@ -254,7 +262,7 @@ def table_of_snapshots(points: Sequence[dict[str, Any]]) -> str:
     all_scores = [(point, snapshot, named_scores(snapshot["scores"]))
                   for point in points for snapshot in point["snapshots"]]
     quality = quality_names({str(i): dict.fromkeys(scores) for i, (_, _, scores) in enumerate(all_scores)})  # type: ignore[misc]
-    names = [*quality, *SSN_RESULTS]
+    names = [*quality, *ssn_names(scores for _, _, scores in all_scores)]
     rows = [
         [point["variant"], str(point["seed"]), str(snapshot["kimg"]),
          *(f"{scores[name]:.4g}" if name in scores else "-" for name in names)]

@@ -80,6 +80,17 @@ def test_the_same_command_repeats_nothing(outdir, data):
     assert before == {path: path.stat().st_mtime_ns for path in outdir.rglob("points/**/*") if path.is_file()}
 
 
+def test_lite_adds_the_metrics_in_packaged_features(tmp_path):
+    ssn = pareto.Point("lambda0", ("--cfg=ssn",), seed=0)
+    plain, lite = (set(make_plan(tmp_path, lite=lite).metrics(ssn)) for lite in (False, True))
+    assert {name.rstrip("0123456789_ful") for name in lite - plain} == {"fid_lite", "kid_lite", "ssn_stlpips"}
+    scores = {name: 1.0 for name in lite} | {"ssn_stlpips32_outside": 0.1, "ssn_stlpips32_inside": 0.2}
+    named = pareto_report.named_scores(scores)
+    assert (named["ST-LPIPS outside"], named["ST-LPIPS inside"]) == (0.1, 0.2)
+    assert {"fid_lite", "kid_lite"} <= {pareto_report.QUALITY.fullmatch(name)["name"] for name in named
+                                        if pareto_report.QUALITY.fullmatch(name)}
+
+
 class FakeWorkers:
     """Writes the files of the commands instead of running them; the command number `fail_at` fails."""
 
