@@ -15,14 +15,16 @@ from PIL import Image
 pytest.importorskip("werkzeug", reason="the editor needs the extra [editor]")
 
 from editor_fixtures import REQUEST, Page, mask_png, pixels, small_network
+from network_file_helpers import snapshot
 
 from ssn_plugin.editor import finding, launch
 from ssn_plugin.editor import studio as studio_module
 from ssn_plugin.editor.studio import PngCache, Studio
-from ssn_plugin.edits import resample
+from ssn_plugin.edits import recipe_files, resample
 from ssn_plugin.edits.edit_options import EditRequest
 from ssn_plugin.edits.recipe_files import parse_recipe
 from ssn_plugin.edits.session import Session
+from training.formats import network_export
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +350,50 @@ def test_an_exported_image_carries_its_recipe(page, studio):
     assert np.array_equal(pixels(answer.data), studio.session.render(state))
     assert parse_recipe(answer.data) == studio.session.recipe(state)
     assert pixels(export(page, state, "png", scale=4).data).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("likeness", [None, "layers", "tuned"])
+def test_an_exported_image_is_made_again_to_the_byte(tmp_path, monkeypatch, likeness):
+    import generate
+
+    monkeypatch.setattr(finding, "STEPS", 2)
+    monkeypatch.setattr(finding, "TUNE_STEPS", 2)
+    monkeypatch.setattr(recipe_files, "MAX_INLINE_BYTES", 10)   # as if the tuned network were a large one
+    network = str(tmp_path / "ssn.pkl")
+    network_export.save_networks(snapshot(small_network().G), network)
+    studio = Studio(Session.open(network), str(tmp_path / "session.json"), network)
+    page = Page(studio)
+    if likeness is None:
+        state = start(page)
+    else:
+        answer = page.post("/api/picture", PICTURE | {"data": photo_png(), "likeness": likeness})
+        state = json.loads(answer.text.splitlines()[-1])["tree"]["current"]
+    for exported in (state, keep(page, keep(page, state, 2), 1, blocks=[[1, 1]], keep_exact=True, feather=2)):
+        recipe = tmp_path / f"{exported}.json"
+        recipe.write_bytes(export(page, exported, "recipe").data)
+        for scale in (1, 4):
+            png, out = export(page, exported, "png", scale=scale).data, tmp_path / f"out-{exported}-{scale}"
+            for source in (recipe, tmp_path / f"{exported}.png"):
+                (tmp_path / f"{exported}.png").write_bytes(png)
+                generate.main([f"--network={network}", f"--recipe={source}", f"--outdir={out}", f"--scale={scale}",
+                               *(["--scale-filter=lanczos"] if scale > 1 else [])], standalone_mode=False)
+                (made,) = out.glob("*.png")
+                assert made.read_bytes() == png
+    studio.close()
+
+
+def test_arrays_that_no_png_can_carry_lie_beside_the_session(page, studio, tmp_path, monkeypatch):
+    monkeypatch.setattr(finding, "STEPS", 1)
+    monkeypatch.setattr(recipe_files, "MAX_INLINE_BYTES", 10)
+    monkeypatch.setattr(recipe_files, "MAX_CARRIED_BYTES", 10)
+    answer = page.post("/api/picture", PICTURE | {"data": photo_png()})
+    state = json.loads(answer.text.splitlines()[-1])["tree"]["current"]
+    beside = Path(studio.save_path).parent / "castle.png"
+    beside.write_bytes(export(page, state, "png", scale=1).data)
+    assert recipe_files.read_recipe(beside) == studio.session.recipe(state)
+    (tmp_path / "castle.png").write_bytes(beside.read_bytes())
+    with pytest.raises(ValueError, match="which belongs to it, is not beside it"):
+        recipe_files.read_recipe(tmp_path / "castle.png")
 
 
 def test_an_exported_recipe_is_that_of_the_image(page, studio):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ssn_plugin.editor.studio import Studio, encode_png
-from ssn_plugin.edits.recipe_files import PNG_KEYWORD, check_keys, recipe_text, typed
+from ssn_plugin.edits.recipe_files import check_keys, png_text, recipe_text, typed
 from ssn_plugin.edits.resample import Resampling
 from ssn_plugin.edits.resample_report import draw_sheet, stem_of
 from ssn_plugin.edits.session import State
@@ -48,7 +48,7 @@ def export_png(studio: Studio, state: State, options: dict[str, Any]) -> Export:
     image: Image.Image = Image.open(io.BytesIO(studio.image(state.id)))
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
-    png = encode_png(_pixels(image), text={PNG_KEYWORD: recipe_text(state.recipe)})
+    png = encode_png(_pixels(image), text=png_text(state.recipe))
     return Export(f"{stem(state)}{f'-x{scale}' if scale > 1 else ''}.png", png, "image/png")
 
 

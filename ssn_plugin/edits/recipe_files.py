@@ -26,7 +26,8 @@ from ssn_plugin.files import open_atomic, save_png
 FORMAT_1 = "ssn-recipe 1"      # from a seed alone; edits are numbered instead of having keys
 FORMAT = "ssn-recipe 2"
 MAX_FILE_BYTES = 64 * 2**20    # a recipe is small; do not read a disk image by mistake
-MAX_INLINE_BYTES = 256 * 2**10
+MAX_INLINE_BYTES = 256 * 2**10   # of arrays in a file that other files may lie beside
+MAX_CARRIED_BYTES = 16 * 2**20   # of arrays in a file that is passed on by itself, as a PNG is
 MAX_NAME = 255                 # characters of a file name
 PNG_KEYWORD = "ssn-recipe"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -50,14 +51,19 @@ class Tables:
         self.arrays[arrays.sha256] = arrays
         return arrays.sha256
 
-    def to_json(self, folder: str | os.PathLike | None) -> dict[str, Any]:
-        """Large arrays are written into the folder, where there is one."""
+    def to_json(self, folder: str | os.PathLike | None, max_inline: int | None = None) -> dict[str, Any]:
+        """Arrays of more bytes are named by a file, which is written into the folder, where there is one.
+
+        max_inline: None for few where others may lie in the folder, and for more where nobody knows of one.
+        """
+        if max_inline is None:
+            max_inline = MAX_CARRIED_BYTES if folder is None else MAX_INLINE_BYTES
+
         def place(arrays: Arrays) -> dict[str, str]:
-            if folder is None or len(arrays.data) <= MAX_INLINE_BYTES:
+            if len(arrays.data) <= max_inline:
                 return {"data": base64.b64encode(arrays.data).decode()}
             name = f"arrays-{arrays.sha256[:16]}.npz"
-            path = os.path.join(folder, name)
-            if not os.path.exists(path):
+            if folder is not None and not os.path.exists(path := os.path.join(folder, name)):
                 with open_atomic(path) as file:
                     file.write(arrays.data)
             return {"file": name}
@@ -106,7 +112,7 @@ def png_text(recipe: Recipe, folder: str | os.PathLike | None = None) -> dict[st
     """What a PNG carries, by keyword. Images are passed on, so it says nothing of the folders of this machine."""
     if recipe.network_path is not None and not recipe.network_path.startswith("demo:"):
         recipe = dataclasses.replace(recipe, network_path=None)
-    return {PNG_KEYWORD: recipe_text(recipe, folder)}
+    return {PNG_KEYWORD: recipe_text(recipe, folder, MAX_CARRIED_BYTES)}
 
 
 def read_recipe(path: str | os.PathLike) -> Recipe:
@@ -177,16 +183,17 @@ def open_recipe(
     return recipe
 
 
-def recipe_text(recipe: Recipe, folder: str | os.PathLike | None = None) -> str:
+def recipe_text(recipe: Recipe, folder: str | os.PathLike | None = None, max_inline: int | None = None) -> str:
     """The recipe as JSON, one line per edit, so that people can read it and version control can compare it.
 
-    folder: where the text will lie, for the large arrays and for the way to the network; None: all is in the text.
+    folder: where the text will lie, for the large arrays and for the way to the network; None: nobody knows.
+    max_inline: bytes of arrays that are in the text itself, see `Tables.to_json`.
     """
     tables = Tables()
     data = recipe_to_json(recipe, tables, folder)
     edits = {key: data.pop(key) for key in ("edits", "variants")}
     lines = []
-    for key, value in (data | tables.to_json(folder) | edits).items():
+    for key, value in (data | tables.to_json(folder, max_inline) | edits).items():
         rows = ",".join(f"\n    {json.dumps(row)}" for row in value) if key in edits else ""
         lines.append(f'  "{key}": [{rows}\n  ]' if rows else f'  "{key}": {json.dumps(value)}')
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -378,8 +378,10 @@ class App {
   }
 
   failed(error) {
-    if (error.gone) $("gone").hidden = false;
-    else toast(error.message, "error");
+    if (error.gone) {
+      document.querySelector("dialog[open]")?.close();   // it would cover the message
+      $("gone").hidden = false;
+    } else toast(error.message, "error");
     console.info(error.message);
   }
 

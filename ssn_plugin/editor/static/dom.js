@@ -35,6 +35,7 @@ let hiding;
 /** A line at the foot of the page: what went wrong, or what was done. */
 export function toast(text, kind = "info") {
   const node = $("toast");
+  (document.querySelector("dialog[open]") ?? document.body).append(node);   // a dialog covers all that is outside it
   node.textContent = text;
   node.dataset.kind = kind;
   node.hidden = false;
