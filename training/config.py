@@ -37,6 +37,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+PROJECTED_LR = 0.0004  # of the heads, whose layers are not scaled at run time as StyleGAN2's are
+
+
 def training_device(prefer_cpu: bool) -> str:
     """Where training will run: "cuda" if there is a GPU and it is wanted, else "cpu"."""
     from torch_utils.devices import choose_device  # torch takes seconds, which --help and mistyped options do without
@@ -76,6 +79,8 @@ def setup_training_loop_kwargs(**options: Any) -> tuple[str, EasyDict]:
             args, cfg_parts = extension.edit(args, extra_options, training_device(opts.gpus == 0))
         except ValueError as err:
             raise UserError(str(err)) from err
+    if opts.projected:
+        use_projected_discriminator(args, opts)
     return run_name(opts, data_name, cfg_parts), args
 
 
@@ -245,6 +250,18 @@ def set_performance(args: EasyDict, opts: TrainOptions) -> None:
         args.allow_tf32 = True
     if opts.cuda_graphs:
         args.cuda_graphs = True
+
+
+def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
+    """Put heads on pretrained features in the place of the cfg's discriminator, with the loss that goes with them."""
+    from metrics.efficientnet_lite0 import WEIGHTS  # imports torch
+
+    own = args.D_kwargs.class_name != "training.networks.Discriminator"
+    require(not own, "projected", "takes the place of StyleGAN2's discriminator, which is not that of --cfg", opts.cfg)
+    require(WEIGHTS.find() is not None, "projected", f"needs the package {WEIGHTS.project}", "none")
+    args.D_kwargs = EasyDict(class_name="training.projected.ProjectedDiscriminator")
+    args.D_opt_kwargs.lr = PROJECTED_LR
+    args.loss_kwargs.update(adversarial="hinge", r1_gamma=0)
 
 
 # Arguments of the training loop that may change while a run is under way, since nothing of what is learned depends on

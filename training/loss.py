@@ -6,15 +6,31 @@ Letters in shapes: N batch, L synthesis layers (`num_ws`), C channels, H W pixel
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from dnnlib.util import UserError
 from torch_utils import misc, training_stats
 from torch_utils.ops import conv2d_gradfix
+
+
+class Adversarial(NamedTuple):
+    """The two players' losses, as functions of logits: of generated images for both, and of real ones."""
+
+    generator: Callable[[torch.Tensor], torch.Tensor]
+    fake: Callable[[torch.Tensor], torch.Tensor]
+    real: Callable[[torch.Tensor], torch.Tensor]
+
+
+ADVERSARIAL = {
+    # Non-saturating, Goodfellow et al. 2014 (arXiv:1406.2661), section 3.
+    "logistic": Adversarial(lambda x: softplus(-x), softplus, lambda x: softplus(-x)),
+    # Lim and Ye 2017 (arXiv:1705.02894), Eqs. 4 and 5: what is told apart by a margin of 1 costs nothing.
+    "hinge": Adversarial(lambda x: -x, lambda x: relu(1 + x), lambda x: relu(1 - x)),
+}
 
 
 class Loss:
@@ -64,6 +80,7 @@ class Loss:
 class StyleGAN2Loss(Loss):
     """Non-saturating logistic loss with R1 and path length regularisation (Karras et al. 2020).
 
+    A discriminator may give several logits per image, [N, K] in place of [N, 1]: their losses are averaged.
     `run_G`, `run_D` and `accumulate_gradients` are the methods to override. The networks may be wrapped for
     distributed training, so nothing but calling them is assumed. `pl_mean` is the running mean of path lengths.
     """
@@ -80,6 +97,7 @@ class StyleGAN2Loss(Loss):
         pl_batch_shrink: int = 2,        # path lengths use 1/pl_batch_shrink of the batch
         pl_decay: float = 0.01,          # how fast pl_mean follows the batch
         pl_weight: float = 2,            # weight of the path length penalty; 0 switches it off
+        adversarial: str = "logistic",   # key of ADVERSARIAL
     ):
         super().__init__()
         self.device = device
@@ -93,6 +111,9 @@ class StyleGAN2Loss(Loss):
         self.pl_decay = pl_decay
         self.pl_weight = pl_weight
         self.pl_mean = torch.zeros([], device=device)
+        if adversarial not in ADVERSARIAL:
+            raise UserError(f"adversarial loss must be one of {', '.join(ADVERSARIAL)}, got {adversarial!r}")
+        self.adversarial = ADVERSARIAL[adversarial]
 
     def state_dict(self) -> dict[str, Any]:
         return dict(super().state_dict(), pl_mean=self.pl_mean)
@@ -172,15 +193,15 @@ class StyleGAN2Loss(Loss):
         loss.mean().mul(gain).backward()
 
     def generator_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
-        """-log sigmoid(D(G(z))): generated images should look real. [N, 1]"""
+        """-log sigmoid(D(G(z))), or its like: generated images should look real. [N, 1]"""
         img, _ws = self.run_G(gen_z, gen_c, sync=sync)
         return self.generator_loss(img, gen_c)
 
     def generator_loss(self, img: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """-log sigmoid(D(img)) of generated images. [N, 1]"""
+        """-log sigmoid(D(img)) of generated images, or its like. [N, 1]"""
         logits = self.run_D(img, c, sync=False)
         report_logits("fake", logits)
-        loss = softplus(-logits)
+        loss = self.adversarial.generator(logits)
         training_stats.report("Loss/G/loss", loss)
         return loss
 
@@ -202,12 +223,12 @@ class StyleGAN2Loss(Loss):
         return loss
 
     def discriminator_fake(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
-        """-log(1 - sigmoid(D(G(z)))): generated images should be told from real ones. [N, 1]"""
+        """-log(1 - sigmoid(D(G(z)))), or its like: generated images should be told from real ones. [N, 1]"""
         with torch.no_grad():
             img, _ws = self.run_G(gen_z, gen_c, sync=False)
         logits = self.run_D(img, gen_c, sync=sync)
         report_logits("fake", logits)
-        return softplus(logits)
+        return self.adversarial.fake(logits)
 
     def discriminator_real(
         self,
@@ -217,13 +238,13 @@ class StyleGAN2Loss(Loss):
         fake_loss: torch.Tensor | None,  # [N, 1] of the same phase, for the statistics; None leaves out the main term
         with_r1: bool,
     ) -> torch.Tensor:
-        """-log sigmoid(D(x)) of real images and their R1 penalty, which share one pass. [N, 1]"""
+        """-log sigmoid(D(x)), or its like, of real images and their R1 penalty, which share one pass. [N, 1]"""
         real_img = real_img.detach().requires_grad_(with_r1)
         logits = self.run_D(real_img, real_c, sync=sync)
         report_logits("real", logits)
         loss = anchor(logits)
         if fake_loss is not None:
-            real_loss = softplus(-logits)
+            real_loss = self.adversarial.real(logits)
             training_stats.report("Loss/D/loss", fake_loss.detach() + real_loss)
             loss = loss + real_loss
         if with_r1:

@@ -94,6 +94,7 @@ _RULES: dict[str, _Rule] = {
     "fp16_channels_last": _SWITCH,
     "kernel_size": _integer(1, MAX_KERNEL),
     "cmap_dim": _or_none(_integer(0, MAX_WIDTH)),
+    "head_channels": _WIDTH,
     "freeze_layers": _integer(0, 1000),
     "mbstd_group_size": _or_none(_integer(1, 1 << 16)),
     "mbstd_num_channels": _integer(0, MAX_WIDTH),

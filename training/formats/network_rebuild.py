@@ -27,6 +27,7 @@ KNOWN_CLASSES = {
     "Generator": "training.networks",
     "Discriminator": "training.networks",
     "AugmentPipe": "training.augment",
+    "ProjectedDiscriminator": "training.projected",
 }
 
 MAX_DEPTH = 16                  # of modules and of plain data

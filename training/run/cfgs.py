@@ -113,7 +113,8 @@ class CfgExtension:
 # Classes that the host's own cfgs name.
 HOST_CLASSES = (
     "training.dataset.ImageFolderDataset", "training.networks.Generator", "training.networks.Discriminator",
-    "training.loss.StyleGAN2Loss", "training.augment.AugmentPipe", "torch.optim.Adam",
+    "training.projected.ProjectedDiscriminator", "training.loss.StyleGAN2Loss", "training.augment.AugmentPipe",
+    "torch.optim.Adam",
 )
 
 _extensions: dict[str, CfgExtension] = {}

@@ -83,6 +83,9 @@ class TrainOptions:
         None, None, "How the discriminator joins resolutions", rule=one_of(ARCHITECTURES),
         arguments=("D_kwargs.architecture",), part="darch{}",
         shown="resnet; orig in cifar; with --cfg=ssn and --resume, that of the network")
+    projected: bool = configuration(
+        False, "BOOL", "Judge images by pretrained features (extra [features]) with small heads on them, to learn in "
+                       "fewer images", part="projected")
     gamma: float | None = configuration(
         None, "FLOAT", "Weight of R1 regularisation", rule=at_least(0), arguments=("loss_kwargs.r1_gamma",),
         part="gamma{:g}", shown="from cfg")
@@ -147,6 +150,10 @@ class TrainOptions:
                 kind.rule.check(flag_of(name), getattr(self, name))
         if self.bf16 and self.fp32:
             raise UserError("--bf16 cannot be given with --fp32, got both")
+        if self.projected:
+            for name in self.given & {"gamma", "d_arch", "freezed"}:
+                raise UserError(f"{flag_of(name)} cannot be given with --projected, which has no such part, got "
+                                f"{getattr(self, name)}")
         if self.batch is not None and self.batch % self.num_gpus != 0:
             raise UserError(f"--batch must be a multiple of --gpus={self.num_gpus}, got {self.batch}")
         check_metrics("--metrics", self.metrics if "metrics" in self.given else ())
