@@ -40,13 +40,18 @@ class RandomVGG16(torch.nn.Module):
         img: torch.Tensor,              # [N, 3, H, W] in 0..255
         return_features: bool = True,   # accepted because the pretrained detectors take it
     ) -> torch.Tensor:                  # [N, 512]
-        x = fit_resolution(img.to(torch.float32) / 127.5 - 1)
-        for b, widths in enumerate(BLOCKS):
-            if b > 0:
-                x = F.max_pool2d(x, 2)
+        return self.maps(fit_resolution(img.to(torch.float32)))[-1].mean(dim=[2, 3])
+
+    def maps(self, img: torch.Tensor, num_blocks: int = len(BLOCKS)) -> list[torch.Tensor]:
+        """The last activations of the first blocks, for images [N, 3, H, W] in 0..255 of any size."""
+        x = img.to(torch.float32) / 127.5 - 1
+        outputs: list[torch.Tensor] = []
+        for b, widths in enumerate(BLOCKS[:num_blocks]):
+            x = F.max_pool2d(x, 2) if b > 0 else x
             for i in range(len(widths)):
                 x = F.relu(F.conv2d(x, getattr(self, f"conv{b + 1}_{i + 1}"), padding=1))
-        return x.mean(dim=[2, 3])
+            outputs.append(x)
+        return outputs
 
 
 def fit_resolution(x: torch.Tensor) -> torch.Tensor:

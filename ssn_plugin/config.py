@@ -33,6 +33,7 @@ CHANNELS_CPU = 32
 ENCODERS = ("gated", "none")
 ENCODER_INITS = ("zero", "random")
 REDUCTIONS = ("mean", "sum")
+SPACES = ("pixels", "features", "features-efficientnet", "features-lpips", "wasserstein")
 REWARDS = ("log", "linear")
 
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
@@ -86,6 +87,11 @@ class SSNConfig:
         "mean", "--distortion-reduction", None,
         "Mean over the pixels outside, or sum of the means of the blocks outside",
         rule=one_of(REDUCTIONS), target="loss", part="")
+    distortion_space: str = setting(
+        "pixels", "--distortion-space", None,
+        "Measure distortion in pixels, in features (of a random VGG16, of EfficientNet-Lite0, of LPIPS), or by the "
+        "sliced Wasserstein distance of patches",
+        rule=one_of(SPACES), target="loss", part="", only_if_changed=True)
     distortion_batch_shrink: int = setting(4, rule=at_least(1), target="loss")  # redraw a block of 1/N of the batch
     pl_weight: float = setting(2, target="loss")  # of path length regularisation
     pl_outside_weight: float = setting(
@@ -130,6 +136,9 @@ class SSNConfig:
         if self.encoder_init is not None and self.encoder == "none":
             raise UserError(f"--encoder-init has no effect with --encoder=none, got {self.encoder_init}")
         self._check_style_resolution()
+        if self.distortion_space != "pixels" and self.distortion_reduction != "mean":
+            raise UserError("--distortion-reduction must be mean with a --distortion-space other than pixels, "
+                            f"got {self.distortion_reduction}")
 
     def kwargs(self, target: str) -> dict[str, Any]:
         """Those settings that are arguments of the "loss" or of the "synthesis" network."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import dnnlib
-from ssn_plugin import distortion
+from ssn_plugin import distortion, distortion_spaces
 from ssn_plugin.block_grid import finest_grid, first_block
 from ssn_plugin.errors import UserError
 from ssn_plugin.hosts.stylegan2_loss import StyleGAN2Loss, first_derivatives_only
@@ -31,9 +31,9 @@ class DistortionLoss(StyleGAN2Loss):
     outside.
 
     D, the distortion (Hong et al. 2020, Eq. 2), is the mean squared change outside the block, see
-    `ssn_plugin.distortion`, or a function of your own: `distortion_function="my_module.lpips_outside"` names one that
-    takes the images before and after [N, C, H, W] in -1..1 and the mask [N, H, W] bool of the pixels outside, which
-    should stay, and returns [N].
+    `ssn_plugin.distortion`; the change in another space, see `ssn_plugin.distortion_spaces`; or a function of your own:
+    `distortion_function="my_module.lpips_outside"` names one that takes the images before and after [N, C, H, W] in
+    -1..1 and the mask [N, H, W] bool of the pixels outside, which should stay, and returns [N].
 
     D_in, the diversity, is the mean squared change inside the block. Without a reward R for it the cheapest way to a
     low distortion is a block that does nothing. R is min(D_in, tau), or tau times the logarithm of that, which wakes
@@ -47,7 +47,7 @@ class DistortionLoss(StyleGAN2Loss):
     If `pl_outside_weight` is not 1, path length regularisation is that of single blocks, in which a pixel outside the
     block weighs this many times one inside, see `ssn_plugin.path_length`.
 
-    The settings have no defaults here: those of the cfgs stand in `ssn_plugin.config`. The last two may be left out.
+    The settings have no defaults here: those of the cfgs stand in `ssn_plugin.config`. The last three may be left out.
     """
 
     draws_on_device = False  # as in `training.loss.Loss`, which not every host has
@@ -68,7 +68,8 @@ class DistortionLoss(StyleGAN2Loss):
         diversity_cap: float,                # tau: more change than this inside the block earns nothing
         diversity_reward: str,               # shape of R below the cap: "linear" or "log"
         pl_outside_weight: float = 1,        # of pixels outside a block in its path length; 1: StyleGAN2's path length
-        distortion_function: str | None = None,  # dotted name of another D, which replaces the reduction
+        distortion_space: str = "pixels",    # one of `ssn_plugin.config.SPACES`; the others know no reduction
+        distortion_function: str | None = None,  # dotted name of another D, which replaces space and reduction
         **stylegan2_kwargs: Any,             # the rest of StyleGAN2Loss, whose defaults belong to the host
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, **stylegan2_kwargs)
@@ -89,12 +90,15 @@ class DistortionLoss(StyleGAN2Loss):
         grids = unwrapped(G_synthesis).block_grid  # [[rows, cols], ...]
         self.block_grid, self.first_block = finest_grid(grids), first_block(grids)
         self.num_blocks = self.block_grid[0] * self.block_grid[1]  # of that grid, numbered from `first_block`
-        self.outside_change = self._outside_change(distortion_reduction, distortion_function)
+        self.outside_change = self._outside_change(distortion_reduction, distortion_space, distortion_function)
+        self.is_in_pixels = distortion_space == "pixels" and distortion_function is None
         self.has_own_distortion = distortion_function is not None
 
-    def _outside_change(self, reduction: str, function: str | None) -> OutsideChange:
+    def _outside_change(self, reduction: str, space: str, function: str | None) -> OutsideChange:
         if function is not None:
             return load_outside_change(function)
+        if space != "pixels":
+            return distortion_spaces.outside_change_in(space, self.block_grid, self.device)
         if reduction == "mean":
             return distortion.mean_outside_change
         if reduction == "sum":
@@ -164,6 +168,10 @@ class DistortionLoss(StyleGAN2Loss):
             inside = distortion.mean_inside_change(before, after, resampled)  # [n]
         training_stats.report("Loss/ssn/distortion", outside)
         training_stats.report("Loss/ssn/diversity", inside)
+        if not self.is_in_pixels:
+            with torch.no_grad():
+                in_pixels = distortion.mean_outside_change(before, after, resampled)
+            training_stats.report("Loss/ssn/distortion_in_pixels", in_pixels)
         reward = distortion.diversity_reward(inside, self.diversity_cap, self.diversity_reward)
         return (self.current_distortion_weight() * outside - self.diversity_weight * reward).mean()
 

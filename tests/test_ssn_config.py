@@ -79,6 +79,10 @@ def test_anything_else_is_no_block_grid(text):
     (dict(distortion_warmup=-1.0), "--lambda-warmup must be at least 0, got -1"),
     (dict(distortion_interval=0), "--distortion-interval must be at least 1, got 0"),
     (dict(distortion_reduction="max"), "--distortion-reduction must be one of mean, sum, got max"),
+    (dict(distortion_space="colours"), "--distortion-space must be one of pixels, features, features-efficientnet, "
+                                       "features-lpips, wasserstein, got colours"),
+    (dict(distortion_space="features", distortion_reduction="sum"),
+     "--distortion-reduction must be mean with a --distortion-space other than pixels, got sum"),
     (dict(encoder="deep"), "--encoder must be one of gated, none, got deep"),
     (dict(style_resolution=24), "--style-resolution must be 0 or a power of two of at least 4, got 24"),
     (dict(style_resolution=-16), "--style-resolution must be 0 or a power of two of at least 4, got -16"),

@@ -443,3 +443,13 @@ def test_without_the_term_the_loss_is_stylegan2s():
         run_phase(loss)
         images += loss.G_synthesis.images
     assert torch.equal(*images)
+
+
+def test_in_another_space_the_distortion_of_pixels_is_reported_beside_it():
+    loss = make_loss(distortion_space="wasserstein")
+    stats = run_phase(loss)
+    z, redrawn_z = pair_latents(loss)
+    expected = (0.5 * (redrawn_z - z).mean(dim=1)).square().mean().item()  # every pixel outside changes by as much
+    assert stats["distortion_in_pixels"] == pytest.approx(expected, rel=1e-5)
+    assert stats["distortion"] == pytest.approx(expected, rel=0.8) and loss.G_synthesis.leak.grad != 0
+    assert None not in (loss.graph_key("Gmain"), loss.graph_key("Dmain"))
