@@ -37,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-PROJECTED_LR = 0.0004  # of the heads, whose layers are not scaled at run time as StyleGAN2's are
+PROJECTED_LR = 0.0003  # of the heads, whose layers are not scaled at run time as StyleGAN2's are
 
 
 def training_device(prefer_cpu: bool) -> str:
@@ -261,7 +261,7 @@ def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
     require(WEIGHTS.find() is not None, "projected", f"needs the package {WEIGHTS.project}", "none")
     args.D_kwargs = EasyDict(class_name="training.projected.ProjectedDiscriminator")
     args.D_opt_kwargs.lr = PROJECTED_LR
-    args.loss_kwargs.update(adversarial="hinge", r1_gamma=0)
+    args.loss_kwargs.update(adversarial="hinge", r1_gamma=0, pl_weight=0)
 
 
 # Arguments of the training loop that may change while a run is under way, since nothing of what is learned depends on
