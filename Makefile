@@ -21,7 +21,7 @@ PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 .PHONY: help demo test test-oldest lint clean
 
 help:
-	@echo "make demo    draw castles, train a small network on them, redraw a block (6 minutes)"
+	@echo "make demo    redraw blocks with the networks that come along, teach one of them winter (5 minutes)"
 	@echo "make test    linter, type checker and tests"
 	@echo "make test-oldest    tests with the oldest libraries that are supported (Python 3.10 or 3.11)"
 	@echo "make lint    linter and type checker"
