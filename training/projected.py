@@ -20,7 +20,7 @@ from torch_utils import misc, persistence
 from training.networks import FullyConnectedLayer, side_lengths
 
 HEAD_SIDE = 4           # a head halves its features until the shorter side has at most so many positions
-MAX_FEATURE_SIDE = 256  # pixels that the features are made for; larger images are not enlarged
+MAX_FEATURE_SIDE = 128  # pixels to which smaller images are enlarged; at 256 a step would take four times as long
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,7 +33,7 @@ def feature_network(device):
 
 
 def feature_scale(resolution):
-    """By how much images are enlarged for the features, which lose five octaves: 64 pixels are far too few."""
+    """By how much images are enlarged for the features, whose coarsest are 32 times smaller than the image."""
     return max(MAX_FEATURE_SIDE // max(side_lengths(resolution)), 1)
 
 
