@@ -235,10 +235,18 @@ def test_growing_carries_on_bit_by_bit(data, tmp_path):
 
 
 def test_config_f_is_stylegan2(data):
-    assert arguments(data, "stylegan2-f") == arguments(data, "stylegan2")
+    tree = arguments(data, "stylegan2-f")
+    assert tree.pop("preview_size") == [16, 8], "small where the processor draws it"
+    assert tree == arguments(data, "stylegan2")
     half = arguments(data, "stylegan2-e")
     assert half.G_kwargs.synthesis_kwargs.channel_base == 16384
     assert half.G_kwargs.class_name == "training.networks.Generator"
+
+
+def test_configs_e_and_f_can_be_narrower(data):
+    tree = arguments(data, "stylegan2-e", grow_channels=8, grow_channels_max=24)
+    assert tree.G_kwargs.synthesis_kwargs.channel_base == tree.D_kwargs.channel_base == 8 * 16
+    assert tree.G_kwargs.synthesis_kwargs.channel_max == tree.D_kwargs.channel_max == 24
 
 
 def test_the_ladder_adds_one_thing_at_a_time(data):
@@ -251,7 +259,7 @@ def test_the_ladder_adds_one_thing_at_a_time(data):
 @pytest.mark.parametrize(("cfg", "options", "message"), [
     ("progan", dict(grow_kimg=-1), "--grow-kimg must be at least 0, got -1"),
     ("msggan", dict(grow_kimg=5), "--grow-kimg has no effect with --cfg=msggan"),
-    ("stylegan2-e", dict(grow_channels=8), "--grow-channels has no effect with --cfg=stylegan2-e and -f"),
+    ("stylegan2-e", dict(grow_kimg=8), "--grow-kimg has no effect with --cfg=stylegan2-e and -f"),
     ("auto", dict(grow_kimg=5), "--grow-kimg can only be given with --cfg=progan"),
 ])
 def test_bad_options_get_one_line(data, cfg, options, message):

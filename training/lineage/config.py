@@ -92,18 +92,24 @@ def make_stylegan(args: Tree, given: dict[str, Any], config: str) -> None:
 
 def use_networks(args: Tree, given: dict[str, Any], generator: str, discriminator: str) -> None:
     """Name the classes, and leave only arguments that they know."""
-    width = {name: args.D_kwargs[name] for name in ("channel_base", "channel_max")}
-    if given["grow_channels"] is not None:
-        side = math.isqrt(math.prod(sides(args.training_set_kwargs.resolution)))
-        width.update(channel_base=given["grow_channels"] * side, channel_max=2 * given["grow_channels"])
-    if given["grow_channels_max"] is not None:
-        width.update(channel_max=given["grow_channels_max"])
+    width = width_of(args, given)
     args.G_kwargs.update(class_name=f"{NETWORKS}.{generator}", synthesis_kwargs=type(args)(width))
     if generator == "ProGANGenerator":
         del args.G_kwargs["mapping_kwargs"]
     args.D_kwargs.update(class_name=f"{NETWORKS}.{discriminator}", **width)
     for name in ("architecture", "num_fp16_res", "conv_clamp"):
         args.D_kwargs.pop(name, None)
+
+
+def width_of(args: Tree, given: dict[str, Any]) -> dict[str, int]:
+    """Channels as `channel_base` and `channel_max`: those of the cfg, or what was asked for."""
+    width = {name: args.D_kwargs[name] for name in ("channel_base", "channel_max")}
+    if given["grow_channels"] is not None:
+        side = math.isqrt(math.prod(sides(args.training_set_kwargs.resolution)))
+        width.update(channel_base=given["grow_channels"] * side, channel_max=2 * given["grow_channels"])
+    if given["grow_channels_max"] is not None:
+        width.update(channel_max=given["grow_channels_max"])
+    return width
 
 
 def sides(resolution: Any) -> list[int]:
@@ -124,12 +130,14 @@ def regularise_always(args: Tree) -> None:
     args.G_reg_interval = args.D_reg_interval = None
 
 
-def keep(args: Tree, given: dict[str, Any]) -> None:
-    """The tree is that of `--cfg=stylegan2` already."""
-    for name, value in given.items():
-        if value is not None:
-            cfgs_without = "--cfg=stylegan2-e and -f"
-            raise UserError(f"{flag_of(name)} has no effect with {cfgs_without}, which do not grow, got {value}")
+def make_skip(args: Tree, given: dict[str, Any]) -> None:
+    """Configs E and F. The tree is that of `--cfg=stylegan2` already; other widths may be asked for."""
+    if given["grow_kimg"] is not None:
+        raise UserError(f"--grow-kimg has no effect with --cfg=stylegan2-e and -f, which do not grow, "
+                        f"got {given['grow_kimg']}")
+    width = width_of(args, given)
+    args.G_kwargs.synthesis_kwargs.update(width)
+    args.D_kwargs.update(width)
 
 
 CFGS: dict[str, tuple[Callable[..., CfgSpec], Edit]] = {
@@ -137,8 +145,8 @@ CFGS: dict[str, tuple[Callable[..., CfgSpec], Edit]] = {
     "msggan": (spec, make_msggan),
     **{name: (functools.partial(spec, base="stylegan"), functools.partial(make_stylegan, config=config))
        for name, config in [("stylegan", "a"), ("stylegan2-b", "b"), ("stylegan2-c", "c"), ("stylegan2-d", "d")]},
-    "stylegan2-e": (functools.partial(ladder_spec, fmaps=0.5), keep),
-    "stylegan2-f": (functools.partial(ladder_spec, fmaps=1), keep),
+    "stylegan2-e": (functools.partial(ladder_spec, fmaps=0.5), make_skip),
+    "stylegan2-f": (functools.partial(ladder_spec, fmaps=1), make_skip),
 }
 
 
@@ -150,6 +158,8 @@ def edited(args: Tree, given: dict[str, Any], device: str, edit: Edit) -> tuple[
     for name, value in set_ones.items():
         kinds[name].rule.check(flag_of(name), value)
     edit(args, own)
+    if device == "cpu":
+        args.preview_size = [16, 8]  # a full preview takes as long as many steps
     return args, [str(kinds[name].part).format(value) for name, value in set_ones.items()]
 
 
