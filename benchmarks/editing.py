@@ -2,28 +2,37 @@
 
     python benchmarks/editing.py
     python benchmarks/editing.py --network=ssn.pkl --repeats=3
+    python benchmarks/editing.py --network=ssn.pkl --requests=100000
 
 Every time includes all that the server does: the check of the request, latents, synthesis, PNG, base64, JSON, and the
 session file of each change. "Bare" are as many calls of the synthesis network with batch 1, made in turns with the
 clicks, so that a machine whose speed drifts does the ratios little harm. Times are medians, of one thread unless
 --threads says otherwise. On a machine that others use as well, --cpu-time counts what this process alone took.
+
+With --requests the editor answers so many of all kinds instead, also such as it refuses, and the memory of the process
+is printed at every tenth. The caches of images are small then, so that they are full before the first.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import torch
+from werkzeug.test import Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ssn_plugin.editor.app import Editor
+from ssn_plugin.editor.guard import Guard, allowed_hosts, new_token
 from ssn_plugin.editor.studio import Studio
 from ssn_plugin.edits.open_network import OpenNetwork
 from ssn_plugin.edits.session import Session
@@ -32,6 +41,8 @@ from training.cli import Command
 from training.config import auto_spec
 
 NUM_VARIANTS, NUM_EDITS = 8, 20
+SMALL_CACHE = 8 * 2**20   # bytes, where memory is looked at
+NUM_KEPT = 20             # states of a session, where memory is looked at: more states are more recipes
 
 Clock = Callable[[], float]
 
@@ -91,6 +102,58 @@ def bare_passes(studio: Studio, clock: Clock) -> float:
     return clock() - start
 
 
+class Page:
+    """Makes calls as the page does, without a socket."""
+
+    def __init__(self, studio: Studio):
+        self.token, host = new_token(), "127.0.0.1:80"
+        self.client = Client(Editor(studio, Guard(self.token, allowed_hosts(["127.0.0.1"], 80))))
+        self.headers = {"Host": host, "Origin": f"http://{host}", "Content-Type": "application/json"}
+
+    def call(self, path: str, body: dict[str, Any] | None = None, token: str | None = None) -> bytes:
+        headers = [*self.headers.items(), ("X-SSN-Token", self.token if token is None else token)]
+        data = None if body is None else json.dumps(body).encode()
+        return self.client.open(path, method="GET" if body is None else "POST", data=data, headers=headers).data
+
+
+def requests_of_all_kinds(studio: Studio) -> Iterator[tuple]:
+    """Arguments of `Page.call`, without end: new and known images, changes, exports, refusals. Starts from state s1."""
+    place, number = request(studio, 0), 0
+    no_picture = {"data": "eA==", "name": "x", "box": [0, 0, 1, 1], "likeness": "style", "class": None}
+    while True:
+        number += 1
+        kept = 1 + number % NUM_KEPT
+        edit = {"state": "s1", "request": place}
+        yield f"/api/seed/{number}",
+        yield "/api/variants", edit | {"first": number, "count": 2}
+        yield "/api/keep", edit | {"number": kept}
+        yield "/api/image/s2",
+        yield "/api/undo", {}
+        yield "/api/redo", {}
+        yield "/api/session",
+        yield "/api/favourites", {"seeds": [number]}
+        yield "/api/export", {"state": "s2", "kind": "png", "options": {"scale": 2}}
+        yield "/api/variants", edit | {"first": 0, "count": 999}
+        yield "/api/picture", no_picture
+        yield "/api/session", None, "wrong"
+        yield "/app.js",
+
+
+def watch_memory(network: OpenNetwork, count: int) -> None:
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(Session(network, SMALL_CACHE), f"{folder}/session.json")
+        studio._pngs.max_bytes = SMALL_CACHE
+        studio.start(4)
+        page, calls = Page(studio), requests_of_all_kinds(studio)
+        click.echo(f"{network.name}: MiB after so many requests")
+        for tenth in range(1, 11):
+            for _ in range(tenth * count // 10 - (tenth - 1) * count // 10):
+                page.call(*next(calls))
+            click.echo(f"  {tenth * count // 10:8d} {process.memory_info().rss / 2**20:8.1f}")
+        studio.close()
+
+
 def report(network: OpenNetwork, repeats: int, clock: Clock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Session(network), f"{folder}/session.json")
@@ -115,19 +178,23 @@ def report(network: OpenNetwork, repeats: int, clock: Clock) -> None:
               help="An untrained network of this size with the channels of --cfg=auto")
 @click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--requests", type=click.IntRange(min=10), help="Answer so many requests and watch the memory instead")
 @click.option("--cpu-time", is_flag=True, help="Count the processor time of this process instead of the clock's")
 def main(
-    networks: tuple[str, ...], resolutions: tuple[int, ...], repeats: int, threads: int, cpu_time: bool
+    networks: tuple[str, ...], resolutions: tuple[int, ...], repeats: int, threads: int, requests: int | None,
+    cpu_time: bool,
 ) -> None:
-    """Time clicks and edits."""
+    """Time clicks and edits, or watch the memory."""
     torch.set_num_threads(threads)
     clock = time.process_time if cpu_time else time.perf_counter
     if not networks and not resolutions:
-        networks, resolutions = ("demo:castles64",), (256,)
-    for name in networks:
-        report(OpenNetwork.load(name, "cpu"), repeats, clock)
-    for resolution in resolutions:
-        report(auto_network(resolution), repeats, clock)
+        networks, resolutions = ("demo:castles64",), (256,) if requests is None else ()
+    opened = (*(OpenNetwork.load(name, "cpu") for name in networks), *map(auto_network, resolutions))
+    for network in opened:
+        if requests is None:
+            report(network, repeats, clock)
+        else:
+            watch_memory(network, requests)
 
 
 if __name__ == "__main__":

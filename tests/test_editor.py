@@ -52,6 +52,15 @@ def keep(page: Page, state: str, number: int, **changed) -> str:
     return page.post("/api/keep", {"state": state, "request": REQUEST | changed, "number": number}).json["current"]
 
 
+PICTURE = {"name": "C:\\me\\photo.png", "box": [5, 0, 45, 40], "likeness": "layers", "class": None}
+
+
+def photo_png(width: int = 60, height: int = 40) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, [height, width, 3], np.uint8)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def test_the_page_learns_what_the_network_is(page):
     about = page.get("/api/session").json["about"]
     assert (about["width"], about["height"], about["grids"]) == (16, 16, [[1, 1], [2, 4]])
@@ -103,16 +112,27 @@ def test_a_mask_is_redrawn_where_it_is_painted(page, studio):
     assert changed[4:8, 2:6].any() and not changed[weights == 0].any()
 
 
-def test_the_first_image_comes_back_where_it_is_brushed_and_nowhere_else(page):
-    first = start(page)
+@pytest.mark.parametrize("likeness", [None, "tuned"])
+def test_the_first_image_comes_back_where_it_is_brushed_and_nowhere_else(page, studio, monkeypatch, likeness):
+    monkeypatch.setattr(finding, "STEPS", 1)
+    monkeypatch.setattr(finding, "TUNE_STEPS", 2)
+    if likeness is None:
+        first = start(page)
+    else:
+        found = page.post("/api/picture", PICTURE | {"data": photo_png(), "likeness": likeness}).text
+        first = json.loads(found.splitlines()[-1])["tree"]["current"]
     edited = keep(page, first, 1, blocks=[[r, c] for r in range(2) for c in range(4)])
     weights = np.zeros([16, 16], np.uint8)
     weights[:, :8] = 255
-    restored = page.post("/api/restore", {"state": edited, "mask": mask_png(weights)}).json["current"]
+    tree = page.post("/api/restore", {"state": edited, "mask": mask_png(weights)}).json
+    restored = tree["current"]
     before, now, old = (pixels(page.get(f"/api/image/{state}").data).astype(int) for state in (first, restored, edited))
     assert np.array_equal(now[:, 9:], old[:, 9:])
     near = np.abs(now[:, :6] - before[:, :6]).mean()
     assert near < 0.5 * np.abs(old[:, :6] - before[:, :6]).mean()
+    assert tree["edits"][-1] == {"place": "Painted place", "source": "first image brought back"}
+    again = Session.load(studio.save_path, studio.session.network)
+    assert np.array_equal(again.render(restored), now)
 
 
 @pytest.mark.parametrize("text", ["", "!", base64.b64encode(b"GIF89a").decode(),
@@ -197,15 +217,6 @@ def test_requests_at_the_same_time_get_the_images_they_would_get_alone(studio):
     for thread in threads:
         thread.join()
     assert all(images == alone for images in found.values()) and len(found) == 4
-
-
-PICTURE = {"name": "C:\\me\\photo.png", "box": [5, 0, 45, 40], "likeness": "layers", "class": None}
-
-
-def photo_png(width: int = 60, height: int = 40) -> str:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, [height, width, 3], np.uint8)).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def test_a_picture_is_found_with_previews_and_becomes_a_state(page, studio, monkeypatch):

@@ -80,7 +80,7 @@ class Studio:
         return {
             "states": [describe_state(state) for state in states.values()],
             "current": None if current is None else current.id,
-            "edits": [] if current is None else [self._describe_edit(current.recipe, e) for e in current.recipe.edits],
+            "edits": [] if current is None else [self._describe_edit(edit) for edit in current.recipe.edits],
             "favourites": list(self.session.favourites),
         }
 
@@ -94,12 +94,8 @@ class Studio:
         return self._change(lambda: self.session.keep(state_id, edit, number))
 
     def restore(self, state_id: str, mask: str) -> dict[str, Any]:
-        """Bring the first image back under a mask: its latents are taken there, and all around stays exactly."""
-        recipe = self.session.recipe(state_id)
-        if recipe.found is not None:
-            raise UserError("an image that was found for a picture cannot be brushed back")
-        edit = EditRequest(mask=_read_mask(mask), transplant_from=recipe.seed, keep_exact=True, feather=1)
-        return self._change(lambda: self.session.keep(state_id, edit, 1))
+        painted = _read_mask(mask)
+        return self._change(lambda: self.session.restore(state_id, painted))
 
     def drop(self, state_id: str, number: int) -> dict[str, Any]:
         return self._change(lambda: self.session.drop(state_id, number))
@@ -232,7 +228,7 @@ class Studio:
     def _run(self, work: Callable[[], T]) -> T:
         return self._worker.submit(work).result()
 
-    def _describe_edit(self, recipe: Recipe, edit: Edit) -> dict[str, str]:
+    def _describe_edit(self, edit: Edit) -> dict[str, str]:
         """An edit in words: where, and what came there."""
         G = self.session.network.G
         rows, cols = edit.grid or G.block_grid[-1]
@@ -244,7 +240,7 @@ class Studio:
             place = "Block ({}, {})".format(*edit.blocks[0]) if len(edit.blocks) == 1 else f"{len(edit.blocks)} blocks"
         layers = [name for name, span in self.about()["layers"].items() if list(edit.layers) == span]
         part = "" if layers == ["all"] else f", {layers[0]}" if layers else ", layers {}-{}".format(*edit.layers)
-        if edit.mask is not None and edit.transplant_from == recipe.seed:
+        if edit.from_start:
             return {"place": place, "source": "first image brought back"}
         source = f"variant {edit.variant}" if edit.transplant_from is None else f"from seed {edit.transplant_from}"
         return {"place": place, "source": source + part}

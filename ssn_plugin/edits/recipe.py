@@ -33,7 +33,7 @@ MAX_VARIANTS = 10_000
 class Edit:
     """One change of an image: where, in which layers, and where the new latents come from.
 
-    The place is a set of blocks or a mask; the source is a random draw or the image of another seed.
+    The place is a set of blocks or a mask; the source is a random draw, the image of another seed, or the first image.
     """
 
     blocks: tuple[tuple[int, int], ...] = ()  # (row, col) of each redrawn block; empty with a mask
@@ -46,6 +46,7 @@ class Edit:
     key: int = 0                              # tells the draws of the edits of an image apart
     variant: int | None = None                # number of the random draw, beside seed, key and block
     transplant_from: int | None = None        # image seed that the latents come from
+    from_start: bool = False                  # bring back what the image started with?
 
     def __post_init__(self) -> None:
         if bool(self.blocks) == (self.mask is not None):
@@ -56,9 +57,9 @@ class Edit:
             raise UserError(f"an edit names a block twice: {[list(block) for block in self.blocks]}"[:200])
         if not 0 <= self.layers[0] <= self.layers[1]:
             raise UserError(f"layers must be first <= last, both >= 0, got {list(self.layers)}")
-        if (self.variant is None) == (self.transplant_from is None):
-            raise UserError("an edit has either a variant or transplant_from")
-        if self.noise and self.transplant_from is not None:
+        if [self.variant is not None, self.transplant_from is not None, self.from_start].count(True) != 1:
+            raise UserError("an edit has either a variant, transplant_from or from_start")
+        if self.noise and self.variant is None:
             raise UserError("a transplant keeps the noise maps, so noise must be false")
         if not 0 <= self.feather <= MAX_FEATHER:
             raise UserError(f"the feather must be 0..{MAX_FEATHER} pixels, got {self.feather}")

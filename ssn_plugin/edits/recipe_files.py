@@ -304,7 +304,8 @@ def _edit_to_json(edit: Edit, tables: Tables) -> dict[str, Any]:
         data["feather"] = edit.feather
     if edit.keep_exact:
         data["keep_exact"] = True
-    source = "variant" if edit.variant is not None else "transplant_from"
+    sources = {"variant": edit.variant, "transplant_from": edit.transplant_from, "from_start": edit.from_start or None}
+    source = next(name for name, value in sources.items() if value is not None)
     return data | {"layers": edit.layers, "noise": edit.noise, "key": edit.key, source: getattr(edit, source)}
 
 
@@ -312,7 +313,8 @@ def _edit_from_json(data: Any, tables: Tables, key: int | None = None) -> Edit:
     """key: in format 1, where the edit itself has none."""
     typed("an edit", data, dict)
     place = "mask" if "mask" in data else "blocks"
-    source = "transplant_from" if "transplant_from" in data else "variant"
+    others = ("transplant_from",) if key is not None else ("transplant_from", "from_start")
+    source = next((name for name in others if name in data), "variant")
     extra = ("grid",) if key is not None else ("grid", "feather", "keep_exact")
     optional = [name for name in extra if name in data]
     check_keys("an edit", data, (place, *optional, "layers", "noise", *(("key",) if key is None else ()), source))
@@ -326,7 +328,7 @@ def _edit_from_json(data: Any, tables: Tables, key: int | None = None) -> Edit:
         layers=_int_list("layers", data["layers"], 2),
         noise=typed("noise", data["noise"], bool),
         key=typed("key", data["key"], int) if key is None else key,
-        **{source: typed(source, data[source], int)},
+        **{source: typed(source, data[source], bool if source == "from_start" else int)},
     )
 
 

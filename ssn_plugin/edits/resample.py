@@ -195,16 +195,21 @@ def apply_edit(G: torch.nn.Module, recipe: Recipe, latents: Latents, edit: Edit)
     """Change the named layers of the named blocks, or mix in other styles under a mask; all else stays as it is."""
     (rows, cols), first = locate_grid(G.block_grid, edit.grid)
     blocks = [first + row * cols + col for row, col in edit.blocks] or list(range(first, first + rows * cols))
-    if edit.transplant_from is not None:
-        z = sample_z(edit.transplant_from, G.z_dim)
+    start = start_latents(G, recipe) if edit.from_start else None
+    if start is not None:
+        new = start.ws
+    elif edit.transplant_from is not None:
+        new = _map(G, recipe, sample_z(edit.transplant_from, G.z_dim))
     else:
-        z = redraw_blocks(sample_z(recipe.seed, G.z_dim), blocks, G.block_z_dim, recipe.seed, edit.key, edit.number)
-    new = _map(G, recipe, z)
+        z = sample_z(recipe.seed, G.z_dim)
+        new = _map(G, recipe, redraw_blocks(z, blocks, G.block_z_dim, recipe.seed, edit.key, edit.number))
     chosen = _select(G, edit.layers, blocks).to(new.device)
     ws, noise, blends = latents.ws, latents.noise, latents.blends
     weight = region_weight(G, edit).to(new.device)[None, None]
 
-    if edit.noise:
+    if start is not None and noise is not None:
+        noise = _mix_noise(noise, start.noise or _noise_buffers(G), weight)
+    elif edit.noise:
         old = _noise_buffers(G) if noise is None else noise
         noise = _redraw_noise(old, weight, recipe.seed, edit.key + 1, edit.number)
     elif noise is not None and recipe.found is not None and recipe.noise_mode == "const":

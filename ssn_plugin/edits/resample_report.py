@@ -166,6 +166,8 @@ def describe_edit(recipe: Recipe) -> str:
         place = "Global code"
     elif edit.grid is not None:
         place += f" of the {edit.grid[0]}x{edit.grid[1]} grid"
+    if edit.from_start:
+        return f"{place} brought back"
     if edit.transplant_from is not None:
         return f"{place} taken from seed {edit.transplant_from}"
     return f"{place} redrawn {num} times" if num > 1 else f"{place} redrawn"

@@ -196,6 +196,15 @@ class Session:
             recipe = _numbered(self._edited(self.recipe(state_id), request), number)
             return self._go(self._add(state_id, recipe, describe_edit(recipe.edits[-1])))
 
+    def restore(self, state_id: str, mask: Mask) -> State:
+        """Bring the first image back under a mask: its latents are taken there, and all around stays exactly."""
+        with self._lock:
+            recipe = self.recipe(state_id)
+            request = EditRequest(mask=mask, keep_exact=True, feather=1)
+            edit = request.first_edit(self.network.G, self.network.name)
+            recipe = recipe.edited(dataclasses.replace(edit, variant=None, from_start=True))
+            return self._go(self._add(state_id, recipe, describe_edit(recipe.edits[-1])))
+
     def undo(self) -> State | None:
         """Go to the state before; the start of an image has none and stays."""
         with self._lock:
@@ -497,6 +506,8 @@ def describe_edit(edit: Edit) -> str:
     if edit.grid is not None:
         place = f"{edit.grid[0]}x{edit.grid[1]}:{place}"
     source = f"v{edit.number:02d}" if edit.transplant_from is None else f"from seed {edit.transplant_from}"
+    if edit.from_start:
+        source = "brought back"
     return f"{place if len(place) <= 40 else f'{len(edit.blocks)} blocks'} {source}"
 
 
