@@ -37,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-PROJECTED_LR = 0.0003  # of the heads, whose layers are not scaled at run time as StyleGAN2's are
+PROJECTED_LR = 0.0002  # of the heads, whose layers are not scaled at run time as StyleGAN2's are
 
 
 def training_device(prefer_cpu: bool) -> str:

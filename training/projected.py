@@ -4,9 +4,6 @@ Sauer et al. 2021, "Projected GANs Converge Faster" (arXiv:2111.01007). Feature 
 random projections, which mix their channels and their sizes, so that a head cannot settle on the few features that tell
 real from generated images most easily. Each of the four heads is small. Trained with the hinge loss, without R1.
 
-Features that were learned to name objects care little about colours: without more, skies turn green. A fifth head,
-which the paper does not have, therefore sees the image itself.
-
 The features are those of EfficientNet-Lite0 (extra [features]), which the metrics fid_lite and kid_lite use too: judge
 such a generator by something else.
 """
@@ -134,13 +131,11 @@ class ProjectedDiscriminator(torch.nn.Module):
                 self.register_buffer(f"mix_sizes{i}", kaiming(count, channels[i + 1], 3))
             size = [max(-(-side * self.scale // 2 ** (i + 2)), 1) for side in side_lengths(img_resolution)]
             setattr(self, f"head{i}", ProjectedHead(count, size, head_channels, out_channels))
-        self.pixels = ProjectedHead(img_channels, side_lengths(img_resolution), head_channels, out_channels)
         self.embed = FullyConnectedLayer(c_dim, cmap_dim) if c_dim > 0 else None
 
     def forward(self, img, c, **_ignored):
         misc.assert_shape(img, [None, self.img_channels, *side_lengths(self.img_resolution)])
         logits = [getattr(self, f"head{i}")(x) for i, x in enumerate(self.project(img))]
-        logits.append(self.pixels(img.to(torch.float32)))
         if self.embed is not None:
             cmap = self.embed(c)[:, :, None, None]
             logits = [(x * cmap).sum(dim=1, keepdim=True) / cmap.shape[1] ** 0.5 for x in logits]
