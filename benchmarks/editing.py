@@ -10,7 +10,7 @@ clicks, so that a machine whose speed drifts does the ratios little harm. Times 
 --threads says otherwise. On a machine that others use as well, --cpu-time counts what this process alone took.
 
 With --requests the editor answers so many of all kinds instead, also such as it refuses, and the memory of the process
-is printed at every tenth. The caches of images are small then, so that they are full before the first.
+is printed at every tenth. The caches of images are small then, so that they are soon full.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from training.cli import Command
 from training.config import auto_spec
 
 NUM_VARIANTS, NUM_EDITS = 8, 20
-SMALL_CACHE = 8 * 2**20   # bytes, where memory is looked at
+SMALL_CACHE = 64 * 2**10  # bytes, where memory is looked at
 NUM_KEPT = 20             # states of a session, where memory is looked at: more states are more recipes
 
 Clock = Callable[[], float]

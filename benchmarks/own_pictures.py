@@ -168,7 +168,7 @@ def table(results: Results) -> str:
         inside, outside = (statistics.mean(results.of(way, key)) for key in ("inside", "outside"))
         error, seconds = "", ""
         if way in WAYS:
-            error = f"{statistics.mean(results.of(way, 'error')):.4f}"
+            error = f"{statistics.mean(results.of(way, 'error')):.2g}"
             seconds = f"{statistics.mean(results.of(way, 'seconds')):.0f} s"
         cells = [way, error, seconds, f"{inside:.3f}", f"{outside:.4f}", f"{inside / outside:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
