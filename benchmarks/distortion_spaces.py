@@ -3,12 +3,13 @@
     python benchmarks/distortion_spaces.py compare --data=castles32.zip --outdir=results/spaces --kimg=40
     python benchmarks/distortion_spaces.py measure --network=demo:castles64
     python benchmarks/distortion_spaces.py masks --network=demo:castles64
+    python benchmarks/distortion_spaces.py probes --network=demo:castles64
     python benchmarks/distortion_spaces.py cost
 
 compare trains one network for each space with train.py, with one --lambda times the weight of the space, and writes a
 table and a sheet to judge by: rows of redraws of the same blocks. What is finished is not done again. measure has the
 numbers of one network. masks shows what receptive fields that touch the redrawn block do to a distance of features.
-cost prints the time of steps in ratios.
+probes compares how much each space minds noise, light, blur, and so on. cost prints the time of steps in ratios.
 
     OUTDIR/<space>/                  log and run folder
     OUTDIR/results.md, sheet.png     the comparison
@@ -20,6 +21,7 @@ import functools
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from ssn_plugin import page
 from ssn_plugin.block_grid import block_grid_of
 from ssn_plugin.config import SPACES
 from ssn_plugin.distortion import block_mask, mean_inside_change, mean_outside_change
-from ssn_plugin.distortion_spaces import VGG_BLOCKS, outside_change_in, unit_length
+from ssn_plugin.distortion_spaces import VGG_BLOCKS, Change, outside_change_in, unit_length
 from ssn_plugin.measures.pairs import measure_pairs, synthesize_pairs
 from ssn_plugin.pixels import to_uint8
 from training.cli import Command
@@ -69,13 +71,21 @@ def train_command(space: str, settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def spaces_at_hand() -> list[str]:
+    """Those that need no file, or whose package is installed."""
+    return [space for space in WITHOUT_FILE
+            if space != "features-efficientnet" or efficientnet_lite0.WEIGHTS.find() is not None]
+
+
+def measure_of(space: str, grid: Sequence[int]) -> Change:
+    return mean_outside_change if space == "pixels" else outside_change_in(space, grid, CPU)
+
+
 def measure(G: Any, num: int) -> dict[str, float]:
     """Distortion in every space that needs no file, change inside the block, and distortion by ST-LPIPS."""
     grid = block_grid_of(G, "the network")
-    spaces = [space for space in WITHOUT_FILE
-              if space != "features-efficientnet" or efficientnet_lite0.WEIGHTS.find() is not None]
-    changes = {space: mean_outside_change if space == "pixels" else outside_change_in(space, grid, CPU)
-               for space in spaces}
+    spaces = spaces_at_hand()
+    changes = {space: measure_of(space, grid) for space in spaces}
 
     def measure_all(before: torch.Tensor, after: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         mask = block_mask(blocks, grid, *before.shape[2:])
@@ -157,13 +167,37 @@ def compare_masks(network: str, num: int) -> str:
     return markdown_table(header, rows)
 
 
+@torch.no_grad()
+def probes(network: str, num: int, size: float = 0.002) -> str:
+    """What each space minds: changes of one kind and of one mean square in pixels, against noise."""
+    G = load_generator(network, CPU)
+    grid = block_grid_of(G, "the network")
+    blocks = torch.arange(num) % (grid[0] * grid[1])
+    img, _ = synthesize_pairs(G, range(num), blocks, 0, CPU)
+    mask = block_mask(blocks, grid, *img.shape[2:])
+    torch.manual_seed(0)
+    kinds = {
+        "noise": img + torch.randn_like(img), "brighter": img + 1, "redder": img + torch.eye(3)[0][:, None, None],
+        "blurred": F.avg_pool2d(F.pad(img, [1] * 4, mode="replicate"), 3, stride=1),
+        "shifted by a pixel": img.roll(1, dims=3), "another picture shines through": img.roll(1, dims=0),
+    }
+    spaces = ["pixels", *spaces_at_hand()[1:]]
+    rows, reference = [], None
+    for kind, changed in kinds.items():
+        change = changed - img
+        change = change * (size / mean_outside_change(img, changed, mask)).sqrt()[:, None, None, None]
+        values = [float(measure_of(space, grid)(img, img + change, mask).mean()) for space in spaces]
+        reference = reference or values
+        rows.append([kind, *(f"{value / noise:.2g}" for value, noise in zip(values, reference))])
+    return markdown_table(["change", *spaces], rows)
+
+
 # Cost
 
 
 def cost(resolution: int, repeats: int) -> str:
     """CPU time of steps of ssn-plus with distortion in each space, against steps with pixels."""
-    spaces = [space for space in WITHOUT_FILE
-              if space != "features-efficientnet" or efficientnet_lite0.WEIGHTS.find() is not None]
+    spaces = spaces_at_hand()
     with tempfile.TemporaryDirectory() as name:
         path = write_images(Path(name) / "data.zip", resolution)
         runs = {}
@@ -227,6 +261,14 @@ def compare_command(spaces: str, pairs: int, columns: int, **settings: Any) -> N
 def masks_command(network: str, pairs: int) -> None:
     """Exclude, weigh, or paste?"""
     click.echo(compare_masks(network, pairs))
+
+
+@main.command("probes", cls=Command)
+@click.option("--network", required=True, metavar="PKL", help="An SSN of three channels")
+@click.option("--pairs", type=click.IntRange(min=2), default=32, show_default=True)
+def probes_command(network: str, pairs: int) -> None:
+    """What does each space mind?"""
+    click.echo(probes(network, pairs))
 
 
 @main.command("measure", cls=Command)

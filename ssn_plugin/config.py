@@ -1,7 +1,8 @@
 """The cfgs `ssn` and `ssn-plus`: settings of Spatially Stochastic Networks in a host's tree of training options.
 
-Beside them stands `ssn-baseline`, a StyleGAN2 of the same size and settings to compare with. Only `register`, `_spec`
-and the `_edit` functions know this host's train.py; everything else works on the option tree of any host.
+Beside them stand two to compare with: `ssn-baseline`, a StyleGAN2 of the same size and settings, and `spade`, an SSN
+with SPADE layers. Only `register` and the functions with `_spec` and `_edit` in their names know this host's train.py;
+everything else works on the option tree of any host.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BlockGrids = tuple[tuple[int, int], ...]
 
 GENERATOR, LOSS = "ssn_plugin.networks.SSNGenerator", "ssn_plugin.loss.DistortionLoss"
+SPADE_GENERATOR = "ssn_plugin.spade.SpadeGenerator"
 R1_GAMMA = 1          # as in the paper, like the path length weight and the mapping layers of SSNConfig
 BLOCK_DIM_CUDA = 512  # the paper's
 BLOCK_DIM_CPU = 64
@@ -253,6 +255,7 @@ def register() -> None:
     register_cfg(CfgExtension("ssn-plus", options(), _spec, edit, classes=(GENERATOR, LOSS)))
     shared = options(only_baseline=True)
     register_cfg(CfgExtension(name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline))
+    register_cfg(CfgExtension("spade", options(), _spec_spade, _edit_spade, classes=(SPADE_GENERATOR, LOSS)))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
@@ -266,6 +269,21 @@ def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
         spec = dataclasses.replace(
             spec, fmaps=fmaps, channel_max=2 * CHANNELS_CPU, num_fp16_res=0, conv_clamp=None)
     return spec
+
+
+def _spec_spade(resolution: int, gpus: int, device: str) -> CfgSpec:
+    """In full precision: without demodulation, activations have no bound that half precision could rely on."""
+    return dataclasses.replace(_spec(resolution, gpus, device), num_fp16_res=0, conv_clamp=None)
+
+
+def _edit_spade(args: Any, given: dict[str, Any], device: str) -> tuple[Any, list[str]]:
+    networks = _networks_to_start_from(args)
+    kind = "SpadeGenerator" if networks is None else type(networks["G"]).__name__
+    if kind != "SpadeGenerator":
+        raise UserError(f"--resume must name a network of --cfg=spade for --cfg=spade, got a {kind}")
+    edited, parts = _edit(args, given, device)
+    edited["G_kwargs"]["class_name"] = SPADE_GENERATOR
+    return edited, parts
 
 
 def _edit(

@@ -535,12 +535,15 @@ class SpatialSynthesisLayer(torch.nn.Module):
         self.demodulation = demodulation
         self.act_gain = float(bias_act.activation_funcs[activation].def_gain)
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
-        self.affine = FullyConnectedLayer(block_w_dim, in_channels, bias_init=1)
+        self.affine = self.make_affine(in_channels, out_channels, block_w_dim)
         self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
         if use_noise:
             self.register_buffer("noise_const", torch.randn(side_lengths(resolution)))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+
+    def make_affine(self, in_channels, out_channels, block_w_dim):
+        return FullyConnectedLayer(block_w_dim, in_channels, bias_init=1)
 
     def forward(self, x, encoded, noise_mode="random", noise=None, mask=None, gain=1, overwrite=False):
         """`encoded`: [N, bw, r, r], or [N + K*N, ...] with masks. `noise`: unit normals that override noise_mode."""
@@ -587,6 +590,8 @@ class SpatialToRGBLayer(torch.nn.Module):
 class SpatialSynthesisBlock(torch.nn.Module):
     """All layers of one resolution. x [N, I, H/2, W/2], img [N, C, H/2, W/2] -> x [N, O, H, W], img [N, C, H, W]"""
 
+    layer_class: type = SpatialSynthesisLayer
+
     def __init__(
         self,
         in_channels,                   # 0: first block, starts from a learned constant
@@ -619,11 +624,11 @@ class SpatialSynthesisBlock(torch.nn.Module):
         if in_channels == 0:
             self.const = torch.nn.Parameter(torch.randn([out_channels, *side_lengths(resolution)]))
         else:
-            self.conv0 = SpatialSynthesisLayer(
+            self.conv0 = self.layer_class(
                 in_channels, out_channels, block_w_dim, resolution, up=2, resample_filter=resample_filter,
                 conv_clamp=conv_clamp, demodulation=demodulation[0], **layer_kwargs,
             )
-        self.conv1 = SpatialSynthesisLayer(
+        self.conv1 = self.layer_class(
             out_channels, out_channels, block_w_dim, resolution, conv_clamp=conv_clamp, demodulation=demodulation[-1],
             **layer_kwargs,
         )
@@ -665,6 +670,8 @@ class SpatialSynthesisBlock(torch.nn.Module):
 @persistence.persistent_class
 class SpatialSynthesisNetwork(torch.nn.Module):
     """Grids of styles to images. ws [N, L, B*bw] -> [N, C, H, W] float32"""
+
+    block_class = SpatialSynthesisBlock
 
     def __init__(
         self,
@@ -708,7 +715,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         in_channels = 0
         for level, resolution in sizes.items():
             out_channels = block_channels(resolution, channel_base, channel_max)
-            block = SpatialSynthesisBlock(
+            block = self.block_class(
                 in_channels, out_channels, block_w_dim, resolution, img_channels=img_channels, is_last=level == last,
                 demodulation=[layer.demodulation for layer in plan[level]],
                 use_fp16=uses_fp16(level, last, num_fp16_res), **block_kwargs,
@@ -794,6 +801,8 @@ class SSNGenerator(torch.nn.Module):
     usually coarse to fine, the blocks of one follow those of the other: a block of 1x1 moves what the image shares.
     """
 
+    synthesis_class = SpatialSynthesisNetwork
+
     def __init__(
         self,
         block_z_dim,            # bz, latent numbers per block
@@ -811,7 +820,7 @@ class SSNGenerator(torch.nn.Module):
         self.block_w_dim = block_w_dim
         self.c_dim = c_dim
         self.img_channels = img_channels
-        self.synthesis = SpatialSynthesisNetwork(
+        self.synthesis = self.synthesis_class(
             block_w_dim, img_resolution, img_channels, self.block_grid, **synthesis_kwargs
         )
         self.img_resolution = self.synthesis.img_resolution

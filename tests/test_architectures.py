@@ -49,7 +49,7 @@ def without_architectures(args: Any) -> Any:
     return args
 
 
-@pytest.mark.parametrize("cfg", ["auto", *config.CFG_TABLE, "ssn", "ssn-plus", "ssn-baseline"])
+@pytest.mark.parametrize("cfg", ["auto", *config.CFG_TABLE, "ssn", "ssn-plus", "ssn-baseline", "spade"])
 def test_with_every_cfg_they_decide_the_architectures_and_nothing_else(data, cfg):
     desc, plain = setup_training_loop_kwargs(data=data, cfg=cfg, batch=32)
     named, args = setup_training_loop_kwargs(data=data, cfg=cfg, batch=32, g_arch="resnet", d_arch="skip")

@@ -64,8 +64,8 @@ def refusal(**options) -> str:
     (dict(workers=0), "--workers must be at least 1, got 0"),
     (dict(freezed=-1), "--freezed must be at least 0, got -1"),
     (dict(cfg="huge"), "--cfg must be one of auto, stylegan2, paper256, paper512, paper1024, cifar, ssn, "
-                      "ssn-plus, ssn-baseline, progan, msggan, stylegan, stylegan2-b, stylegan2-c, stylegan2-d, "
-                      "stylegan2-e, stylegan2-f, got huge"),
+                      "ssn-plus, ssn-baseline, spade, progan, msggan, stylegan, stylegan2-b, stylegan2-c, "
+                      "stylegan2-d, stylegan2-e, stylegan2-f, got huge"),
     (dict(aug="some"), "--aug must be one of noaug, ada, fixed, got some"),
     (dict(aug="fixed"), "--p is required with --aug=fixed, got none"),
     (dict(aug="fixed", p=1.5), "--p must be between 0 and 1, got 1.5"),

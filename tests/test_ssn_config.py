@@ -114,7 +114,7 @@ def test_its_options_are_refused_beside_another_cfg(data, options, flag):
     for cfg in ["auto", "ssn-baseline"]:
         with pytest.raises(UserError) as caught:
             setup_training_loop_kwargs(data=data, cfg=cfg, **options)
-        assert str(caught.value) == f"{flag} can only be given with --cfg=ssn|ssn-plus, got --cfg={cfg}"
+        assert str(caught.value) == f"{flag} can only be given with --cfg=ssn|ssn-plus|spade, got --cfg={cfg}"
 
 
 def test_the_tree_names_an_ssn_generator_with_the_grid_and_the_width_of_the_machine(data, device):

@@ -10,6 +10,7 @@ PLUGINS: tuple[str, ...] = ("ssn_plugin", "training.lineage")
 # Network classes of plugins, and the modules that define them. A missing plugin is no error until a file needs it.
 NETWORK_CLASSES = {
     "SSNGenerator": "ssn_plugin.networks",
+    "SpadeGenerator": "ssn_plugin.spade",
     **dict.fromkeys(("ProGANGenerator", "StyleGANGenerator", "GrowingDiscriminator", "MSGDiscriminator"),
                     "training.lineage.networks"),
 }
