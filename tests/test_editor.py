@@ -130,7 +130,7 @@ def test_the_first_image_comes_back_where_it_is_brushed_and_nowhere_else(page, s
     assert np.array_equal(now[:, 9:], old[:, 9:])
     near = np.abs(now[:, :6] - before[:, :6]).mean()
     assert near < 0.5 * np.abs(old[:, :6] - before[:, :6]).mean()
-    assert tree["edits"][-1] == {"place": "Painted place", "source": "first image brought back"}
+    assert tree["edits"][-1] == {"place": "Painted place", "source": "brought back"}
     again = Session.load(studio.save_path, studio.session.network)
     assert np.array_equal(again.render(restored), now)
 

@@ -241,7 +241,7 @@ class Studio:
         layers = [name for name, span in self.about()["layers"].items() if list(edit.layers) == span]
         part = "" if layers == ["all"] else f", {layers[0]}" if layers else ", layers {}-{}".format(*edit.layers)
         if edit.from_start:
-            return {"place": place, "source": "first image brought back"}
+            return {"place": place, "source": "brought back"}
         source = f"variant {edit.variant}" if edit.transplant_from is None else f"from seed {edit.transplant_from}"
         return {"place": place, "source": source + part}
 
