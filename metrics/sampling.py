@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib.util import UserError
+from torch_utils import graphed
 
 # Independent random streams of one seed. A number once given to a purpose stays with it, so results stay repeatable.
 STREAM_LATENT = 0
@@ -73,11 +74,11 @@ def call_with_noise(net: torch.nn.Module, noise: dict[str, torch.Tensor], *args:
     """Call a network with other noise maps in the place of its fixed ones, by buffer name; those not named stay.
 
     The network itself is left as it was. A map of shape `[N, 1, r, r]` broadcasts like one of `[r, r]`, so each image
-    can have its own. Without maps it is a plain call.
+    can have its own. Without maps it is a plain call; on a GPU either may be a CUDA graph, see `torch_utils.graphed`.
     """
     if not noise:
-        return net(*args, **kwargs)
-    return torch.func.functional_call(net, noise, args, {**kwargs, "noise_mode": "const"})
+        return graphed.call(net, *args, **kwargs)
+    return graphed.call(net, *args, tensors=noise, **{**kwargs, "noise_mode": "const"})
 
 
 def generate_images(

@@ -15,10 +15,11 @@ import PIL.Image
 import pytest
 import torch
 
+from metrics import sampling
 from ssn_plugin.config import SSNConfig
 from ssn_plugin.loss import DistortionLoss
 from ssn_plugin.networks import SSNGenerator
-from torch_utils import training_stats
+from torch_utils import graphed, training_stats
 from training import networks
 from training.loss import StyleGAN2Loss
 from training.network_files import load_networks
@@ -220,3 +221,26 @@ def test_training_with_graphs_and_augmentation_stays_finite(run_dir, tmp_path):
         assert all(np.isfinite(tick[name]["mean"]) for tick in ticks), name
     for name in ("Loss/G/loss", "Loss/D/loss"):
         assert sum(tick[name]["num"] for tick in ticks) == 63 * 16, name
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "ssn"])
+def test_finished_networks_make_the_same_images_as_graphs(kind, monkeypatch):
+    """Plain, captured and replayed; with fixed, given and no noise, truncated, after a change in place."""
+    monkeypatch.setenv(graphed.SWITCH, "1")
+    loss = make_loss(kind, 4)
+    G = loss.modules["G"].eval().requires_grad_(False).to("cuda")
+    cache = graphed.GraphCache(graphed.GpuCapture(), graphed.is_possible_on_gpu)
+    torch.manual_seed(0)
+    maps = {name: torch.randn([BATCH, 1, *old.shape], device="cuda") for name, old in sampling.noise_maps(G).items()}
+    with torch.no_grad():
+        for kwargs, tensors in [
+            (dict(noise_mode="const"), {}), (dict(noise_mode="none", truncation_psi=0.5), {}),
+            (dict(noise_mode="const"), maps),
+        ]:
+            for step in range(4):
+                given = torch.randn([BATCH, G.z_dim], device="cuda"), torch.zeros([BATCH, 0], device="cuda")
+                if step == 3:
+                    next(G.synthesis.parameters()).mul_(1.5)
+                expected = graphed.call_plainly(G, given, kwargs, tensors)
+                torch.testing.assert_close(cache.call(G, given, kwargs, tensors), expected, rtol=1e-2, atol=2e-2)
+    assert len(cache.graphs) == 3

@@ -301,6 +301,15 @@ def keep_outside(before: torch.Tensor, after: torch.Tensor, weight: torch.Tensor
     return torch.where(weight == 0, before, before.lerp(after, weight))
 
 
+def run(net: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Call a finished network; on a GPU as a CUDA graph, where the host has such and they are wanted."""
+    try:
+        from torch_utils.graphed import call
+    except ImportError:  # another host
+        return net(*args, **kwargs)
+    return call(net, *args, **kwargs)
+
+
 @torch.no_grad()
 def render(G: torch.nn.Module, recipe: Recipe, latents: Latents) -> torch.Tensor:
     """Synthesise one image. [C, H, W] float32 on the CPU"""
@@ -311,7 +320,7 @@ def render(G: torch.nn.Module, recipe: Recipe, latents: Latents) -> torch.Tensor
         extra["blend"] = tuple(torch.cat(parts, dim) for parts, dim in (
             ([blend.ws for blend in latents.blends], 0), ([blend.weight for blend in latents.blends], 1)))
     noise_mode = "none" if recipe.noise_mode == "none" else "const"
-    return G.synthesis(latents.ws, noise_mode=noise_mode, **extra)[0].float().cpu()
+    return run(G.synthesis, latents.ws, noise_mode=noise_mode, **extra)[0].float().cpu()
 
 
 def change(before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> tuple[float, float]:

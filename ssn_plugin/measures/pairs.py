@@ -17,7 +17,7 @@ import torch
 
 from metrics import metric_utils
 from ssn_plugin.block_grid import block_grid_of, first_block
-from ssn_plugin.edits.resample import keyed_normal, redraw_blocks
+from ssn_plugin.edits.resample import keyed_normal, redraw_blocks, run
 from ssn_plugin.errors import UserError
 from ssn_plugin.networks import side_lengths
 
@@ -115,7 +115,8 @@ def run_network(
 ) -> torch.Tensor:
     """Images `[N, C, H, W]` of latents `z` and labels `c`, without truncation."""
     ws = G.mapping(z.to(device), c.to(device))
-    img = G.synthesis(ws, noise_mode="const") if noise is None else G.synthesis(ws, noise=noise)
+    kwargs: dict[str, Any] = dict(noise_mode="const") if noise is None else dict(noise=noise)
+    img = run(G.synthesis, ws, **kwargs)
     return img.float()
 
 

@@ -121,7 +121,7 @@ def find_start(
     from the sample that fits best in that block's cell. 16 blocks chosen of 256 samples are 256^16 images.
     """
     def measure(w: torch.Tensor) -> float:
-        return float(distance(G.synthesis(w.expand(-1, G.num_ws, -1), noise_mode="const")))
+        return float(distance(synthesize(G, w.expand(-1, G.num_ws, -1), {})))
 
     found = {"the mean style": (measure(mean), mean)}
     if num_candidates:
@@ -147,7 +147,7 @@ def _compare(
     batch = min(max(2**22 // target[0, 0].numel(), 1), 16)   # 4 images of 1024x1024
     whole, per_block = [], []
     for part in w.split(batch):
-        img = G.synthesis(part.expand(-1, G.num_ws, -1), noise_mode="const")
+        img = synthesize(G, part.expand(-1, G.num_ws, -1), {})
         whole.append(distance(img))
         change = (img - target).square().mean(dim=1, keepdim=True)
         per_block.append(torch.cat([F.adaptive_avg_pool2d(change, tuple(grid)).flatten(1) for grid in grids], dim=1))
