@@ -62,6 +62,7 @@ def main(outdir: str, continue_run: bool, trust_run: bool, dry_run: bool, **opti
     if dry_run:
         click.echo(json.dumps(args, indent=2))
         click.echo(config.summary(desc, args), err=True)  # apart from the JSON, which can then be piped
+        warn_of_cpu(options.get("cfg"), args)
         click.echo(f"Dry run: nothing was written to {outdir}", err=True)
         return
     from training import launch  # imports torch, which --help and a mistyped option need not wait for
@@ -69,9 +70,18 @@ def main(outdir: str, continue_run: bool, trust_run: bool, dry_run: bool, **opti
     def prepare(is_restart: bool) -> EasyDict:
         if continue_run:
             return launch.continued_run(args, outdir)
-        return launch.started_run(desc, args, options, outdir, is_restart)
+        started = launch.started_run(desc, args, options, outdir, is_restart)
+        warn_of_cpu(options.get("cfg"), args)
+        return started
 
     launch.launch(prepare, place, args.num_gpus, on_cpu=args.get("device") == "cpu")
+
+
+def warn_of_cpu(cfg: str | None, args: EasyDict) -> None:
+    """Say so if networks for a GPU are about to be trained on a CPU."""
+    warning = config.cpu_warning(cfg, args)
+    if warning is not None:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 main.params.extend(click_options(TrainOptions, resume=dict(callback=list_networks, is_eager=True)))

@@ -28,6 +28,7 @@ BlockGrids = tuple[tuple[int, int], ...]
 
 GENERATOR, LOSS = "ssn_plugin.networks.SSNGenerator", "ssn_plugin.loss.DistortionLoss"
 SPADE_GENERATOR = "ssn_plugin.spade.SpadeGenerator"
+SHEET = "ssn_plugin.redraw_sheet.RedrawSheet"
 R1_GAMMA = 1          # as in the paper, like the path length weight and the mapping layers of SSNConfig
 BLOCK_DIM_CUDA = 512  # the paper's
 BLOCK_DIM_CPU = 64
@@ -250,12 +251,16 @@ def register() -> None:
     """Add the cfgs to this host's train.py."""
     from training.config import CfgExtension, register_cfg
 
-    register_cfg(CfgExtension("ssn", options(), _spec, _edit, take_over=_take_over, classes=(GENERATOR, LOSS)))
+    classes = (GENERATOR, LOSS, SHEET)
+    register_cfg(CfgExtension(
+        "ssn", options(), _spec, _edit, take_over=_take_over, classes=classes, suits_cpu=True))
     edit = functools.partial(_edit, preset=SSN_PLUS)
-    register_cfg(CfgExtension("ssn-plus", options(), _spec, edit, classes=(GENERATOR, LOSS)))
+    register_cfg(CfgExtension("ssn-plus", options(), _spec, edit, classes=classes, suits_cpu=True))
     shared = options(only_baseline=True)
-    register_cfg(CfgExtension(name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline))
-    register_cfg(CfgExtension("spade", options(), _spec_spade, _edit_spade, classes=(SPADE_GENERATOR, LOSS)))
+    register_cfg(CfgExtension(
+        "spade", options(), _spec_spade, _edit_spade, classes=(SPADE_GENERATOR, LOSS, SHEET), suits_cpu=True))
+    register_cfg(CfgExtension(
+        name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline, suits_cpu=True))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
@@ -290,6 +295,7 @@ def _edit(
     args: Any, given: dict[str, Any], device: str, preset: Mapping[str, Any] = EMPTY
 ) -> tuple[Any, list[str]]:
     _limit_preview(args, device)
+    args["sheets"] = [dict(class_name=SHEET)]
     return apply_options(args, given, _block_dim(device), _networks_to_start_from(args), preset)
 
 

@@ -13,6 +13,7 @@ from tiny_run import ADAM, loop_kwargs, read_lines, write_zip
 
 import dnnlib
 import legacy
+from training.run.clock import RunClock
 from training.training_loop import training_loop
 
 
@@ -156,6 +157,37 @@ def test_the_caller_is_told_of_progress_and_can_stop(train, capsys):
     assert told == [(0, 5)] * 3
     assert len(read_stats(run_dir)) == 2 and "Stopping early" in capsys.readouterr().out
     assert load(run_dir)["G"] is not None
+
+
+def test_a_call_whose_time_is_over_saves_and_shows_everything(train, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(RunClock, "is_over", property(lambda clock: len(seen) > 1))
+    monkeypatch.setattr("training.training_loop.PreviewGrid.save_fakes", lambda grid, G_ema, path: seen.append(path))
+    run_dir = train(kimg_per_tick=0.012, image_snapshot_ticks=1, network_snapshot_ticks=50)
+    assert "Stopping, since the time is over" in capsys.readouterr().out
+    assert len(seen) == 3  # before the first step, with the first tick, and at the end
+    assert len(read_stats(run_dir)) == 1 and load(run_dir)["G"] is not None
+
+
+def test_the_clock_decides_on_snapshots_in_the_place_of_ticks(train, monkeypatch):
+    written = []
+    monkeypatch.setattr("training.training_loop.write_snapshot", lambda *args: written.append(args))
+    train("by_clock", snapshot_seconds=1e9)
+    assert len(written) == 1  # at the end
+    train("by_ticks")
+    assert len(written) == 1 + 4
+
+
+def test_a_sheet_of_a_plugin_is_written_beside_the_preview(train):
+    run_dir = train(sheets=[dict(class_name="test_training_loop.BlackSheet")])
+    assert PIL.Image.open(run_dir / "black000000.png").size == (7, 5)
+
+
+class BlackSheet:
+    name = "black"
+
+    def draw(self, G_ema):
+        return np.zeros([5, 7, 3], dtype=np.uint8)
 
 
 def test_a_batch_that_does_not_split_is_refused_before_anything_is_read(train, tmp_path):

@@ -267,7 +267,8 @@ def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
 # Arguments of the training loop that may change while a run is under way, since nothing of what is learned depends on
 # them: what the options in `changeable_options` decide, where the run lives, and what suits its device.
 RUN_SETTINGS = ("num_gpus", "device", "total_kimg", "image_snapshot_ticks", "network_snapshot_ticks", "metrics",
-                "data_loader_kwargs", "keep", "keep_best", "trackers", "trust_pickle", "preview_size", "run_dir")
+                "stop_after", "snapshot_seconds", "sheets", "data_loader_kwargs", "keep", "keep_best", "trackers",
+                "trust_pickle", "preview_size", "run_dir")
 
 
 def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
@@ -285,6 +286,8 @@ def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
     args = copy.deepcopy(args)
     opts = read_options({"data": args.training_set_kwargs.path, **given})
     put_values(args, opts, names=[name for name in given if name != "processes"])
+    if "snap" in given:
+        args.pop("snapshot_seconds", None)
     if opts.gpus is not None:
         args.pop("device", None)
     if {"gpus", "processes"} & given.keys():
@@ -306,6 +309,13 @@ def check_same_data(training_set_kwargs: EasyDict) -> None:
         raise UserError(f"--data: {err}") from err
     expected = training_set_kwargs.get("max_size")
     require(expected is None or count >= expected, "data", f"must hold the {expected} images of the run", count)
+
+
+def cpu_warning(cfg: str | None, args: EasyDict) -> str | None:
+    """A line for somebody who trains on a CPU with a cfg that is made for GPUs, else None."""
+    if training_device(args.get("device") == "cpu") != "cpu":
+        return None
+    return cfgs.made_for_gpus(cfg or TrainOptions.cfg)
 
 
 def summary(desc: str, args: EasyDict) -> str:

@@ -19,14 +19,17 @@ from training.dataset import Dataset
 from training.network_files import save_network_snapshot
 from training.run import batches, construction, processes, run_state
 from training.run.batches import DataError, TrainingData
+from training.run.clock import RunClock
 from training.run.live_line import LiveLine
 from training.run.resuming import resume_networks
 from training.run.run_options import RunOptions
 from training.run.saving import BackgroundWriter, BestSnapshot, prune
 from training.run.snapshot import (
     PreviewGrid,
+    Sheet,
     network_snapshot,
     save_image_grid,
+    save_sheet,
     setup_snapshot_image_grid,
 )
 from training.run.status import TickReporter
@@ -64,21 +67,24 @@ def training_loop(*args: Any, **kwargs: Any) -> bool:
         training_set, options.step.local_batch, device, rank=options.rank, num_gpus=options.num_gpus,
         random_seed=options.random_seed, data_loader_kwargs=options.data_loader_kwargs, start=state.cur_nimg)
     preview = best = None
+    sheets: list[Sheet] = []
+    clock = RunClock(options.total_nimg, options.stop_after, options.snapshot_seconds, start_time)
     if is_first and options.image_snapshot_ticks is not None:
         preview = PreviewGrid(
             training_set, state.G.z_dim, device, options.batch_gpu, options.random_seed, options.preview_size)
+        sheets = [dnnlib.util.construct_class_by_name(**kwargs) for kwargs in options.sheets]
     if is_first and options.keep_best:
         best = BestSnapshot(options.keep_best, options.run_dir, saved["best"] if saved else None)
     kept_report = saved["reporter"] if saved else None
     with (
         TickReporter(
             options.run_dir, device, options.rank, start_time, options.trackers, kept_report) as reporter,
-        LiveLine(options.total_nimg, enabled=is_first) as live,
+        LiveLine(options.total_nimg, enabled=is_first, seconds_left=clock.seconds_left) as live,
         BackgroundWriter() as writer,
         StopSignals() as stop,
         batches.one_line_for_dead_workers(),
     ):
-        run = Run(options, state, data, preview, best, reporter, live, writer, stop)
+        run = Run(options, state, data, preview, sheets, best, reporter, live, writer, stop, clock)
         run.begin(saved)
         run.train()
         writer.wait()
@@ -126,11 +132,13 @@ class Run:
     state: TrainingState
     data: TrainingData
     preview: PreviewGrid | None  # None in all processes but the first
+    sheets: list[Sheet]          # none in all processes but the first
     best: BestSnapshot | None    # None in all processes but the first
     reporter: TickReporter
     live: LiveLine
     writer: BackgroundWriter
     stop: StopSignals
+    clock: RunClock
     is_stopping: bool = False
 
     @property
@@ -183,15 +191,41 @@ class Run:
                     self.save(between_ticks=False)
                 raise
             self.live.update(self.state.cur_nimg)
-            if self.is_complete or self.reporter.tick_is_due(self.state.cur_nimg, self.options.kimg_per_tick):
-                self.end_tick()
-            if processes.anywhere(self.stop.requested) and not (self.is_complete or self.is_stopping):
+            for line in self.clock.estimate(self.state.cur_nimg):
+                self.say(line)
+            by_clock = self.clock.counts_snapshots and processes.anywhere(self.clock.snapshot_is_due)
+            if (self.is_complete or by_clock
+                    or self.reporter.tick_is_due(self.state.cur_nimg, self.options.kimg_per_tick)):
+                self.end_tick(by_clock)
+            asked, over = processes.anywhere(self.stop.requested), processes.anywhere(self.clock.is_over)
+            if (asked or over) and not (self.is_complete or self.is_stopping):
                 self.is_stopping = True
-                self.say("Stopping, as a signal asked ...")
-                self.save(between_ticks=False)
+                self.say("Stopping, as a signal asked ..." if asked else "Stopping, since the time is over ...")
+                self.stop_between_ticks()
 
-    def end_tick(self) -> None:
-        """Report a tick, and write what is due."""
+    def stop_between_ticks(self) -> None:
+        """Save everything, then show what there is: whoever stops a run wants to see how far it came."""
+        self.save(between_ticks=False)
+        self.save_pictures()
+        if self.options.rank == 0 and self.reporter.tick > 0:
+            self.writer.submit(functools.partial(draw, self.options.run_dir))
+
+    def save_pictures(self) -> None:
+        """Write what the generator makes now: the preview, and the sheets of plugins."""
+        if self.preview is None:
+            return
+        nimg = self.state.cur_nimg
+        self.preview.save_fakes(self.state.G_ema, self.options.path(f"fakes{nimg // 1000:06d}.png"))
+        for sheet in self.sheets:
+            image = sheet.draw(self.state.G_ema)
+            save_sheet(image, self.options.path(f"{sheet.name}{nimg // 1000:06d}.png"))
+            self.reporter.write_image(sheet.name, image, nimg)
+
+    def end_tick(self, by_clock: bool) -> None:
+        """Report a tick, and write what is due.
+
+        by_clock: the clock says that a snapshot is due. Where it decides, the number of ticks does not.
+        """
         self.live.clear()
         self.writer.check()
         tick = self.reporter.end_tick(self.state)
@@ -199,15 +233,22 @@ class Run:
             self.is_stopping = True
             self.say("Stopping early, as asked ...")
         is_last = self.is_complete or self.is_stopping
-        if self.preview is not None and is_due(self.options.image_snapshot_ticks, tick, is_last):
-            self.preview.save_fakes(self.state.G_ema, self.options.path(f"fakes{self.state.cur_nimg // 1000:06d}.png"))
+        if self.is_due(self.options.image_snapshot_ticks, tick, is_last, by_clock):
+            self.save_pictures()
         self.reporter.write_stats(self.state.cur_nimg)
-        if is_due(self.options.network_snapshot_ticks, tick, is_last):
+        if self.is_due(self.options.network_snapshot_ticks, tick, is_last, by_clock):
             self.save(between_ticks=True)
             self.measure({})
+            self.clock.snapshot_taken()
         self.tell_progress()
         self.reporter.start_tick()
         self.live.resume(self.state.cur_nimg)
+
+    def is_due(self, interval: int | None, tick: int, is_last: bool, by_clock: bool) -> bool:
+        """Is it time to save, by the number of ticks or by the clock, whichever decides? Never with None."""
+        if self.clock.counts_snapshots:
+            return interval is not None and (is_last or by_clock)
+        return is_due(interval, tick, is_last)
 
     def tell_progress(self) -> None:
         if self.options.progress_fn is not None:

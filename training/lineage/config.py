@@ -166,4 +166,5 @@ def edited(args: Tree, given: dict[str, Any], device: str, edit: Edit) -> tuple[
 def register() -> None:
     for name, (spec_of, edit) in CFGS.items():
         register_cfg(CfgExtension(
-            name, click_options(GrowOptions), spec_of, functools.partial(edited, edit=edit), classes=CLASSES))
+            name, click_options(GrowOptions), spec_of, functools.partial(edited, edit=edit), classes=CLASSES,
+            suits_cpu=True))

@@ -107,6 +107,7 @@ class CfgExtension:
     # (networks of a file, networks of the run) -> what was not taken over, a line each; None where the tensors of both
     # match by name and nothing was done
     take_over: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str] | None] | None = None
+    suits_cpu: bool = False                      # are its networks small enough for a processor, where there is no GPU?
     classes: Sequence[str] = ()                  # dotted names in the tree; a run folder may name no others
 
 
@@ -150,6 +151,16 @@ def extension(cfg: str) -> CfgExtension | None:
 def owners(option: str) -> list[str]:
     """The cfgs that an option, by keyword, can be given with."""
     return [e.name for e in _extensions.values() if option in [own.name for own in e.options]]
+
+
+def made_for_gpus(cfg: str) -> str | None:
+    """What to tell somebody who trains with this cfg on a CPU; None where it is made for that, too."""
+    own = extension(cfg)
+    if own is not None and own.suits_cpu:
+        return None
+    others = [e.name for e in _extensions.values() if e.suits_cpu]
+    return f"--cfg={cfg} has networks of the size that suits a GPU, and will take days or weeks on a CPU" + (
+        f"; --cfg={'|'.join(others)} choose smaller ones there" if others else "")
 
 
 def take_over(networks: Mapping[str, Any], run: Mapping[str, Any]) -> list[str] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dnnlib.util import UserError
+from training.run.clock import parse_duration
 
 Choices = Sequence[str] | Callable[[], Sequence[str]]
 
@@ -56,8 +57,20 @@ class CommaSeparated(click.ParamType):
         return [] if value.lower() in ("", "none") else value.split(",")
 
 
+class Duration(click.ParamType):
+    """`90s`, `10m`, `2h` -> seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return parse_duration(value)
+
+
+Seconds = float  # of an option that is typed as a `Duration`
+
 # First word of a field's annotation -> type of its option.
-TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "Sequence[str]": CommaSeparated()}
+TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "Sequence[str]": CommaSeparated(),
+                         "Seconds": Duration()}
 
 
 class GroupedOption(click.Option):
@@ -94,8 +107,8 @@ def options_of(table: Any) -> dict[str, Option]:
 
 
 def flag_of(name: str) -> str:
-    """`batch_gpu` -> `--batch-gpu`."""
-    return "--" + name.replace("_", "-")
+    """`batch_gpu` -> `--batch-gpu`; `for_`, whose name is a word of Python, -> `--for`."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def click_options(table: type, **further: Mapping[str, Any]) -> list[GroupedOption]:

@@ -97,6 +97,9 @@ class RunOptions:
     bf16: bool = False                               # half precision on a CPU with the instructions for it
     trackers: Sequence[str] = ()                     # of `training.run.trackers`, beside TensorBoard
     resume_partial: bool = False                     # take from resume_pkl what fits, though not everything does
+    stop_after: float | None = None                  # seconds after which this call stops and saves; None: never
+    snapshot_seconds: float | None = None            # between snapshots, in the place of ticks; None: ticks count
+    sheets: Sequence[Mapping[str, Any]] = ()         # further pictures for every snapshot: `class_name` and arguments
 
     step: StepOptions = dataclasses.field(init=False)  # those that a step needs
 

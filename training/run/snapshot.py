@@ -6,7 +6,7 @@ Letters in shapes: N images of a grid, C channels, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
@@ -115,6 +115,24 @@ class PreviewGrid:
         with torch.no_grad():
             images = [G_ema(z=z, c=c, noise_mode="const").cpu() for z, c in zip(self._z, self._c)]
         save_image_grid(torch.cat(images).numpy(), fname, drange=(-1, 1), grid_size=self.grid_size)
+
+
+class Sheet(Protocol):
+    """A picture of the network beside every snapshot, besides the preview. Plugins name theirs in `RunOptions.sheets`.
+
+    It is constructed with the arguments that stand there.
+    """
+
+    name: str  # of the files, before the thousands of images
+
+    def draw(self, G_ema: torch.nn.Module) -> np.ndarray:
+        """uint8 [H, W, C], the same for the same network; C is 1, 3 or 4."""
+        raise NotImplementedError
+
+
+def save_sheet(image: np.ndarray, fname: str) -> None:
+    """Write a picture, uint8 [H, W, C]."""
+    save_image_grid(image.transpose(2, 0, 1)[None], fname, drange=(0, 255), grid_size=(1, 1))
 
 
 def crop_grid(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -139,6 +140,11 @@ class TickReporter:
     def write_metrics(self, nimg: int, metrics: Mapping[str, float]) -> None:
         """Tell the trackers the results of metrics."""
         self._track({f"Metrics/{name}": value for name, value in metrics.items()}, nimg)
+
+    def write_image(self, name: str, image: np.ndarray, nimg: int) -> None:
+        """Show the trackers a picture, uint8 [H, W, C]."""
+        for tracker in self._trackers:
+            tracker.log_image(name, image, nimg)
 
     def _track(self, scalars: Mapping[str, float], nimg: int) -> None:
         for tracker in self._trackers if scalars else ():

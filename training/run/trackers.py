@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
 import dnnlib
 from dnnlib.util import UserError
 from training.run.run_folders import OPTIONS_FILE
@@ -25,6 +27,9 @@ class Tracker(Protocol):
     def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
         """Record statistic -> value, after `nimg` real images and `seconds` of training."""
 
+    def log_image(self, name: str, image: np.ndarray, nimg: int) -> None:
+        """Record a picture, uint8 [H, W, C]."""
+
     def close(self) -> None:
         """Nothing more will come."""
 
@@ -38,11 +43,18 @@ class TensorBoardTracker:
         self._open_writer = functools.partial(SummaryWriter, run_dir)
         self._writer: Any = None
 
-    def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
-        step = nimg // 1000
+    def _open(self, step: int) -> None:
         if self._writer is None:
             # Hide what a resumed run had written after the state from which it carries on.
             self._writer = self._open_writer(purge_step=step)
+
+    def log_image(self, name: str, image: np.ndarray, nimg: int) -> None:
+        self._open(nimg // 1000)
+        self._writer.add_image(name, image, global_step=nimg // 1000, dataformats="HWC")
+
+    def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
+        step = nimg // 1000
+        self._open(step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, global_step=step, walltime=seconds)
         self._writer.flush()
@@ -76,6 +88,11 @@ class WandbTracker:
 
     def log(self, scalars: Mapping[str, float], nimg: int, seconds: float) -> None:
         self._run.log({**scalars, "Progress/kimg": nimg / 1000}, step=nimg)
+
+    def log_image(self, name: str, image: np.ndarray, nimg: int) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Image(image), "Progress/kimg": nimg / 1000}, step=nimg)
 
     def close(self) -> None:
         self._run.finish()

@@ -11,7 +11,9 @@ from dnnlib.util import UserError
 from training.formats.network_names import resolve_short_name
 from training.plugins import import_metrics
 from training.run.cfgs import AUGMENTATIONS, AUGPIPES, cfg_names, extension_options
+from training.run.clock import parse_duration
 from training.run.option_table import (
+    Seconds,
     at_least,
     between,
     flag_of,
@@ -24,7 +26,6 @@ from training.run.run_options import RunOptions
 from training.run.trackers import check_trackers
 
 ARCHITECTURES = ("orig", "skip", "resnet")  # how resolutions are joined (Karras et al. 2020a, Figure 7)
-
 GENERAL = "General"
 general = functools.partial(option, GENERAL)
 data_set = functools.partial(option, "Data set")
@@ -53,6 +54,13 @@ class TrainOptions:
     snap: int = general(
         RunOptions.network_snapshot_ticks, "INT", "Save images and networks every N ticks", rule=at_least(1),
         arguments=("image_snapshot_ticks", "network_snapshot_ticks"), while_running=True)
+    snap_every: Seconds | None = general(
+        None, "TIME", "Save images and networks after this time instead, such as 10m", rule=more_than(0),
+        arguments=("snapshot_seconds",), shown="", while_running=True)
+    for_: Seconds | None = general(
+        None, "TIME", "Stop after this time, such as 90s, 10m, 2h or 1d, with everything saved. Each call, with "
+                      "--continue too, has this time anew", rule=more_than(0),
+        arguments=("stop_after",), shown="", while_running=True)
     tick: float | None = general(
         None, "KIMG", "Length of a tick in thousands of images", rule=more_than(0), arguments=("kimg_per_tick",),
         shown=f"{RunOptions.kimg_per_tick:g}")
@@ -148,6 +156,8 @@ class TrainOptions:
         for name, kind in options_of(self).items():
             if getattr(self, name) is not None:
                 kind.rule.check(flag_of(name), getattr(self, name))
+        if {"snap", "snap_every"} <= self.given:
+            raise UserError(f"--snap-every takes the place of --snap, got both, --snap={self.snap}")
         if self.bf16 and self.fp32:
             raise UserError("--bf16 cannot be given with --fp32, got both")
         if self.projected:
@@ -192,6 +202,8 @@ class TrainOptions:
 def read_options(options: Mapping[str, Any]) -> TrainOptions:
     """The options by keyword; None means that an option is not given."""
     given = {name: value for name, value in options.items() if value is not None}
+    for name in given.keys() & {"for_", "snap_every"}:  # words where a program gives them
+        given[name] = parse_duration(given[name])
     return TrainOptions(**given, given=frozenset(given))
 
 
