@@ -206,7 +206,7 @@ def test_continue_may_change_what_does_not_change_the_learning(started, calls, f
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    (["--gamma=2"], "--gamma cannot be given for a run that carries on, only --gpus, --snap, --snap-every, --for, --metr"),
+    (["--gamma=2"], "--gamma cannot be given for a run that carries on, only --gpus, --snap, --snap-every, --for, "),
     (["--lambda=2"], "--lambda cannot be given for a run that carries on"),
     (["--kimg=0"], "--kimg must be at least 1, got 0"),
     (["--data=nowhere"], "--data: "),
