@@ -121,19 +121,23 @@ class DistortionLoss(StyleGAN2Loss):
         if phase in ("Gmain", "Gboth") and self.pairs_due():
             rest = "Greg" if phase == "Gboth" else None
             is_last = rest is None or (self.pl_weight == 0 and not with_block_lengths)
-            self.back_propagate_main(gen_z, gen_c, sync and is_last, gain)
+            # Only some hosts know a loss that compares generated images with real ones.
+            pairs = dict(reals=(real_img, real_c)) if getattr(self, "is_paired", False) else {}
+            self.back_propagate_main(gen_z, gen_c, sync and is_last, gain, **pairs)
         if rest is not None:
             super().accumulate_gradients(rest, real_img, real_c, gen_z, gen_c, sync and not with_block_lengths, gain)
         if with_block_lengths:
             self.block_path_length(gen_z, gen_c, sync).mean().mul(gain).backward()
         self.count_part(phase, len(gen_z), sync)
 
-    def back_propagate_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool, gain: float) -> None:
+    def back_propagate_main(
+        self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool, gain: float, **pairs: Any
+    ) -> None:
         """The generator's main phase with the terms on blocks: one pass for all images, and one back."""
         with first_derivatives_only():
             img, redrawn_img, blocks = self.run_G_with_redraws(gen_z, gen_c, sync)
             block_loss = self.block_loss(img[: len(blocks)], redrawn_img, blocks)
-            loss = self.generator_loss(img, gen_c).mean()
+            loss = self.generator_loss(img, gen_c, **pairs).mean()
             (loss * gain + block_loss * (gain * self.distortion_interval)).backward()
 
     def state_dict(self) -> dict[str, Any]:

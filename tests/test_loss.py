@@ -130,6 +130,42 @@ def test_discriminator_main_term_adds_fakes_and_reals(reports):
     torch.testing.assert_close(reports["Loss/D/loss"][0], softplus(fake) + softplus(-real))
 
 
+def test_the_relativistic_loss_compares_real_and_generated_images_in_pairs(reports):
+    loss = toy_loss(adversarial="relativistic")
+    run(loss, "Gmain")
+    run(loss, "Dmain")
+    fake = loss.D(expected_fakes(loss), None).detach()
+    real = loss.D(inputs()["real_img"], None).detach()
+    torch.testing.assert_close(reports["Loss/G/loss"][0], softplus(real - fake))
+    torch.testing.assert_close(reports["Loss/D/loss"][0], softplus(fake - real))
+
+
+def test_the_relativistic_loss_has_the_gradient_of_its_formula():
+    # d/dw mean softplus(w.(fake - real)) = mean sigmoid(w.(fake - real)) (fake - real)
+    loss = toy_loss(adversarial="relativistic")
+    run(loss, "Dmain", gain=2)
+    difference = (expected_fakes(loss) - inputs()["real_img"]).flatten(1)   # [N, 4]
+    slope = torch.sigmoid(difference @ loss.D.weight.detach())
+    torch.testing.assert_close(loss.D.weight.grad, 2 * (slope[:, None] * difference).mean(dim=0))
+
+
+def test_the_relativistic_loss_penalises_gradients_at_generated_images_like_those_at_real_ones():
+    # Of a linear discriminator, R1 and R2 are both |w|^2: half of gamma times both has the gradient 2 * gamma * w.
+    loss = toy_loss(adversarial="relativistic", r1_gamma=3)
+    run(loss, "Dreg", gain=16)
+    torch.testing.assert_close(loss.D.weight.grad, 16 * 2 * 3 * loss.D.weight.detach())
+    assert loss.G_mapping.scale.grad is None and loss.G_synthesis.weight.grad is None
+
+
+def test_relativistic_phases_together_have_the_gradients_of_both():
+    apart, together = (toy_loss(adversarial="relativistic", r1_gamma=3) for _ in range(2))
+    together.G_synthesis.load_state_dict(apart.G_synthesis.state_dict())
+    for phase in ("Dmain", "Dreg"):
+        run(apart, phase)
+    run(together, "Dboth")
+    torch.testing.assert_close(together.D.weight.grad, apart.D.weight.grad)
+
+
 def test_discriminator_sees_augmented_images_only(reports):
     loss = toy_loss(augment_pipe=lambda img: -img)
     run(loss, "Dmain")

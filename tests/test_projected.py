@@ -105,7 +105,7 @@ def test_each_player_gains_by_what_the_other_loses(name):
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(UserError, match="adversarial loss must be one of logistic, hinge, got 'least squares'"):
+    with pytest.raises(UserError, match="loss must be one of logistic, hinge, relativistic, got 'least squares'"):
         StyleGAN2Loss(torch.device("cpu"), None, None, None, adversarial="least squares")
 
 

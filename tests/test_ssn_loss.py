@@ -107,6 +107,20 @@ def pair_latents(loss):
     return host_z[: len(redrawn)], redrawn
 
 
+def test_the_terms_join_a_loss_that_compares_generated_and_real_images(monkeypatch):
+    seen = []
+
+    def generator_loss(self, img, c, reals=None):
+        seen.append(reals)
+        return img[:, 0, 0] * 0
+
+    monkeypatch.setattr(DistortionLoss, "generator_loss", generator_loss)
+    loss = make_loss(adversarial="relativistic", distortion_interval=2)
+    assert run_phase(loss)["distortion"] > 0
+    run_phase(loss)   # without the terms: the host's own step
+    assert [len(reals) for reals in seen] == [2, 2] and all(reals[0].shape[2:] == (RESOLUTION,) * 2 for reals in seen)
+
+
 def test_in_warm_up_the_weight_grows_with_the_images_seen():
     loss = make_loss(leak=0.5, distortion_warmup=0.02)  # 20 images
     shares = []

@@ -79,6 +79,10 @@ def setup_training_loop_kwargs(**options: Any) -> tuple[str, EasyDict]:
             args, cfg_parts = extension.edit(args, extra_options, training_device(opts.gpus == 0))
         except ValueError as err:
             raise UserError(str(err)) from err
+    if opts.gan_loss is not None:
+        used = args.loss_kwargs.get("adversarial")
+        require(used == opts.gan_loss, "gan-loss", f"cannot be given with --cfg={opts.cfg}, whose loss is its own",
+                opts.gan_loss)
     if opts.projected:
         use_projected_discriminator(args, opts)
     return run_name(opts, data_name, cfg_parts), args

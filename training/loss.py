@@ -33,6 +33,10 @@ ADVERSARIAL = {
 }
 
 
+PAIRED = "relativistic"   # the adversarial loss in which each generated image is compared with a real one
+Reals = tuple[torch.Tensor, torch.Tensor]   # images [N, C, H, W] and labels [N, c_dim]
+
+
 class Loss:
     """What the training loop asks of a loss."""
 
@@ -80,6 +84,8 @@ class Loss:
 class StyleGAN2Loss(Loss):
     """Non-saturating logistic loss with R1 and path length regularisation (Karras et al. 2020).
 
+    With `adversarial="relativistic"` the loss of Huang et al. 2024 (arXiv:2501.05441): a real and a generated image are
+    compared in pairs, and R2, R1's like at generated images, has the weight of R1.
     A discriminator may give several logits per image, [N, K] in place of [N, 1]: their losses are averaged.
     `run_G`, `run_D` and `accumulate_gradients` are the methods to override. The networks may be wrapped for
     distributed training, so nothing but calling them is assumed. `pl_mean` is the running mean of path lengths.
@@ -97,7 +103,7 @@ class StyleGAN2Loss(Loss):
         pl_batch_shrink: int = 2,        # path lengths use 1/pl_batch_shrink of the batch
         pl_decay: float = 0.01,          # how fast pl_mean follows the batch
         pl_weight: float = 2,            # weight of the path length penalty; 0 switches it off
-        adversarial: str = "logistic",   # key of ADVERSARIAL
+        adversarial: str = "logistic",   # key of ADVERSARIAL, or PAIRED
     ):
         super().__init__()
         self.device = device
@@ -111,9 +117,10 @@ class StyleGAN2Loss(Loss):
         self.pl_decay = pl_decay
         self.pl_weight = pl_weight
         self.pl_mean = torch.zeros([], device=device)
-        if adversarial not in ADVERSARIAL:
-            raise UserError(f"adversarial loss must be one of {', '.join(ADVERSARIAL)}, got {adversarial!r}")
-        self.adversarial = ADVERSARIAL[adversarial]
+        self.is_paired = adversarial == PAIRED
+        if adversarial not in ADVERSARIAL and not self.is_paired:
+            raise UserError(f"adversarial loss must be one of {', '.join([*ADVERSARIAL, PAIRED])}, got {adversarial!r}")
+        self.adversarial = ADVERSARIAL.get(adversarial, ADVERSARIAL["logistic"])
 
     def state_dict(self) -> dict[str, Any]:
         return dict(super().state_dict(), pl_mean=self.pl_mean)
@@ -176,9 +183,15 @@ class StyleGAN2Loss(Loss):
         # Only the last backward pass of a phase may synchronise gradients across processes.
         if G_main:
             with conv2d_gradfix.first_derivatives_only():
-                self.backward(self.generator_main(gen_z, gen_c, sync=sync and not G_reg), gain)
+                pairs = dict(reals=(real_img, real_c)) if self.is_paired else {}
+                self.backward(self.generator_main(gen_z, gen_c, sync=sync and not G_reg, **pairs), gain)
         if G_reg:
             self.backward(self.generator_path_length(gen_z, gen_c, sync=sync), gain)
+        if self.is_paired and (D_main or D_reg):
+            with contextlib.nullcontext() if D_reg else conv2d_gradfix.first_derivatives_only():
+                self.backward(self.discriminator_pairs(
+                    gen_z, gen_c, (real_img, real_c), sync, with_main=D_main, with_penalties=D_reg), gain)
+            return
         fake_loss = None
         if D_main:
             with conv2d_gradfix.first_derivatives_only():
@@ -192,16 +205,23 @@ class StyleGAN2Loss(Loss):
         """Back-propagate the batch mean of a per-sample loss, times `gain`."""
         loss.mean().mul(gain).backward()
 
-    def generator_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+    def generator_main(
+        self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool, reals: Reals | None = None
+    ) -> torch.Tensor:
         """-log sigmoid(D(G(z))), or its like: generated images should look real. [N, 1]"""
         img, _ws = self.run_G(gen_z, gen_c, sync=sync)
-        return self.generator_loss(img, gen_c)
+        return self.generator_loss(img, gen_c, reals)
 
-    def generator_loss(self, img: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """-log sigmoid(D(img)) of generated images, or its like. [N, 1]"""
+    def generator_loss(self, img: torch.Tensor, c: torch.Tensor, reals: Reals | None = None) -> torch.Tensor:
+        """-log sigmoid(D(img)) of generated images, or its like; of pairs with `reals` in the paired loss. [N, 1]"""
         logits = self.run_D(img, c, sync=False)
         report_logits("fake", logits)
-        loss = self.adversarial.generator(logits)
+        if reals is None:
+            loss = self.adversarial.generator(logits)
+        else:
+            with torch.no_grad():   # real images do not depend on the generator
+                real_logits = self.run_D(*reals, sync=False)
+            loss = pair_loss(better=logits, worse=real_logits)
         training_stats.report("Loss/G/loss", loss)
         return loss
 
@@ -230,6 +250,38 @@ class StyleGAN2Loss(Loss):
         report_logits("fake", logits)
         return self.adversarial.fake(logits)
 
+    def discriminator_pairs(
+        self,
+        gen_z: torch.Tensor,
+        gen_c: torch.Tensor,
+        reals: Reals,
+        sync: bool,
+        with_main: bool,
+        with_penalties: bool,
+    ) -> torch.Tensor:
+        """-log sigmoid(D(x) - D(G(z))): a real image should look more real than a generated one; R1 and R2. [N, 1]"""
+        with torch.no_grad():
+            fake_img, _ws = self.run_G(gen_z, gen_c, sync=False)
+        fake_img = fake_img.detach().requires_grad_(with_penalties)
+        real_img = reals[0].detach().requires_grad_(with_penalties)
+        fake_logits = self.run_D(fake_img, gen_c, sync=False)
+        real_logits = self.run_D(real_img, reals[1], sync=sync)
+        report_logits("fake", fake_logits)
+        report_logits("real", real_logits)
+        loss = anchor(fake_logits) + anchor(real_logits)
+        if with_main:
+            main_loss = pair_loss(better=real_logits, worse=fake_logits)
+            training_stats.report("Loss/D/loss", main_loss)
+            loss = loss + main_loss
+        if with_penalties:
+            r1, r2 = r1_penalty(real_img, real_logits), r1_penalty(fake_img, fake_logits)
+            training_stats.report("Loss/r1_penalty", r1)
+            training_stats.report("Loss/r2_penalty", r2)
+            reg_loss = (r1 + r2) * (self.r1_gamma / 2)
+            training_stats.report("Loss/D/reg", reg_loss)
+            loss = loss + reg_loss[:, None]
+        return loss
+
     def discriminator_real(
         self,
         real_img: torch.Tensor,
@@ -254,6 +306,14 @@ class StyleGAN2Loss(Loss):
             training_stats.report("Loss/D/reg", reg_loss)
             loss = loss + reg_loss[:, None]
         return loss
+
+
+def pair_loss(better: torch.Tensor, worse: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(better - worse) of logits [N, K]: image i of one kind should look more real than i of the other.
+
+    Jolicoeur-Martineau 2018 (arXiv:1807.00734); RpGAN in section 2 of Huang et al. 2024 (arXiv:2501.05441).
+    """
+    return softplus(worse - better)
 
 
 def random_tail(num_ws: int, prob: float, device: torch.device) -> torch.Tensor:

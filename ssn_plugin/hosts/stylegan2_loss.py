@@ -23,7 +23,7 @@ __all__ = ["ReferenceLoss", "StyleGAN2Loss", "first_derivatives_only"]
 class ReferenceLoss(loss.StyleGAN2Loss):
     """The loss of a host that lacks them, with the terms of this project's `training.loss.StyleGAN2Loss`."""
 
-    def generator_loss(self, img: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def generator_loss(self, img: torch.Tensor, c: torch.Tensor, reals: Any = None) -> torch.Tensor:
         logits = self.run_D(img, c, sync=False)
         training_stats.report("Loss/scores/fake", logits)
         training_stats.report("Loss/signs/fake", logits.sign())

@@ -12,7 +12,7 @@ import torch
 from dnnlib.util import UserError
 from torch_utils import misc, training_stats
 from training.lineage.growing import fade_reals, nimg_at, stage_at
-from training.loss import StyleGAN2Loss, report_logits
+from training.loss import Reals, StyleGAN2Loss, report_logits
 
 DRIFT = 0.001   # weight of the squared logits of real images, which keeps them near zero (Karras et al. 2018, A.1)
 
@@ -121,7 +121,9 @@ class WGANGPLoss(GrowingLoss):
             # Only the last backward pass of a phase may synchronise gradients across processes.
             self.backward(self.penalty(reals, real_c, fakes, sync), gain)
 
-    def generator_main(self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool) -> torch.Tensor:
+    def generator_main(
+        self, gen_z: torch.Tensor, gen_c: torch.Tensor, sync: bool, reals: Reals | None = None
+    ) -> torch.Tensor:
         """-D(G(z)). [N, 1]"""
         logits = self.judge(self.generate(gen_z, gen_c, sync), gen_c, sync=False)
         report_logits("fake", logits)

@@ -26,6 +26,8 @@ from training.run.run_options import RunOptions
 from training.run.trackers import check_trackers
 
 ARCHITECTURES = ("orig", "skip", "resnet")  # how resolutions are joined (Karras et al. 2020a, Figure 7)
+GAN_LOSSES = ("logistic", "relativistic")
+
 GENERAL = "General"
 general = functools.partial(option, GENERAL)
 data_set = functools.partial(option, "Data set")
@@ -97,6 +99,10 @@ class TrainOptions:
     gamma: float | None = configuration(
         None, "FLOAT", "Weight of R1 regularisation", rule=at_least(0), arguments=("loss_kwargs.r1_gamma",),
         part="gamma{:g}", shown="from cfg")
+    gan_loss: str | None = configuration(
+        None, None, "Loss of both networks: each image by itself (logistic), or a generated and a real one compared, "
+                    "with R1 at both (relativistic)",
+        rule=one_of(GAN_LOSSES), arguments=("loss_kwargs.adversarial",), part="{}", shown="logistic")
     kimg: int | None = configuration(
         None, "INT", "Length of the training in thousands of images", rule=at_least(1), arguments=("total_kimg",),
         part="kimg{}", shown="from cfg", while_running=True)
@@ -161,7 +167,7 @@ class TrainOptions:
         if self.bf16 and self.fp32:
             raise UserError("--bf16 cannot be given with --fp32, got both")
         if self.projected:
-            for name in self.given & {"gamma", "d_arch", "freezed"}:
+            for name in self.given & {"gamma", "gan_loss", "d_arch", "freezed"}:
                 raise UserError(f"{flag_of(name)} cannot be given with --projected, which has no such part, got "
                                 f"{getattr(self, name)}")
         if self.batch is not None and self.batch % self.num_gpus != 0:
