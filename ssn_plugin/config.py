@@ -258,9 +258,9 @@ def register() -> None:
     register_cfg(CfgExtension("ssn-plus", options(), _spec, edit, classes=classes, suits_cpu=True))
     shared = options(only_baseline=True)
     register_cfg(CfgExtension(
-        "spade", options(), _spec_spade, _edit_spade, classes=(SPADE_GENERATOR, LOSS, SHEET), suits_cpu=True))
-    register_cfg(CfgExtension(
         name="ssn-baseline", options=shared, spec=_spec, edit=_edit_baseline, suits_cpu=True))
+    register_cfg(CfgExtension(
+        "spade", options(), _spec_spade, _edit_spade, classes=(SPADE_GENERATOR, LOSS, SHEET), suits_cpu=True))
 
 
 def _spec(resolution: int, gpus: int, device: str) -> CfgSpec:
