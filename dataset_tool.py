@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,10 @@ from dnnlib.terminal import ProgressLine
 from dnnlib.util import open_atomic, printable
 from training.cli import Command
 from training.data.conversion_options import CHANNELS, RESIZE_FILTERS, TRANSFORMS, ConversionOptions
-from training.data.dataset_conversion import ConversionSummary, convert_dataset
 from training.data.messages import describe_shape
+
+if TYPE_CHECKING:
+    from training.data.dataset_conversion import ConversionSummary
 
 MAX_LINES = 10   # printed for classes or skipped files; the others are in the data set or in a file beside it
 EXAMPLES = """\b
@@ -108,6 +110,8 @@ def main(
         if width is not None or height is not None:
             raise click.UsageError("--resolution stands for --width and --height: give one or the other")
         width, height = resolution
+    from training.data.dataset_conversion import convert_dataset  # imports numpy, which --help need not wait for
+
     channels = None if force_channels is None else int(force_channels)
     options = ConversionOptions(width=width, height=height, force_channels=channels, **others)
     with interrupted_when_terminated(), ProgressLine() as progress:
