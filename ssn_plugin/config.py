@@ -370,6 +370,8 @@ def apply_options(
 
     _refuse_with_resume(settings, "channels", "channels_max")
     settings.update(_defaults_from(networks["G"], settings, given.get("block_dim")))
+    if settings.get("style_resolution") is None:
+        settings["style_resolution"] = _grown_style_resolution(networks["G"], args["training_set_kwargs"]["resolution"])
     config = _checked_config(preset, settings)
     edited = from_stylegan2.adopt_structure(ssn_kwargs(args, config), networks)
     edited["G_kwargs"]["synthesis_kwargs"].update(config.kwargs("synthesis"))
@@ -409,6 +411,19 @@ def _defaults_from(G: Any, settings: Mapping[str, Any], block_dim: int | None) -
     elif {**defaults, **settings}.get("encoder") != "none":
         defaults.update(encoder_init="zero")
     return {name: value for name, value in defaults.items() if name not in settings}
+
+
+def _grown_style_resolution(G: Any, resolution: int | list[int]) -> int | None:
+    """The style resolution of an SSN that is to grow to another size of images, which follows from its size otherwise.
+
+    None where there is nothing to keep.
+    """
+    from ssn_plugin.from_stylegan2 import is_ssn
+    from ssn_plugin.networks import side_lengths
+
+    level = getattr(G.synthesis, "style_level", 1)
+    grows = is_ssn(G) and list(side_lengths(G.img_resolution)) != list(side_lengths(resolution))
+    return level if grows and level >= max(4, *(side for grid in G.block_grid for side in grid)) else None
 
 
 def _name_parts(config: SSNConfig, given: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from dnnlib.util import UserError
 from torch_utils import misc
 from training.network_files import load_networks
-from training.run import cfgs
+from training.run import cfgs, growing
 
 # Parts of a network that depend on whether there are labels, and on how many classes.
 LABEL_PARTS = {"G": re.compile(r"mapping\.(embed\..*|fc0\.weight)"), "D": re.compile(r"mapping\..*|b4\.out\..*")}
@@ -36,6 +36,7 @@ def resume_networks(
     Where the networks of the file are of another kind, the cfg that the run belongs to takes over what it can; what
     it cannot is printed, tensor by tensor. Otherwise everything must fit but for the parts that depend on the labels,
     which start anew where the labels are others, and are printed.
+    Networks of a lower resolution grow: the levels that they lack are printed and start so that nothing changes.
     Raises UserError, which names what differs and the option that would fit, or the network that the file lacks.
     """
     snapshot = load_networks(resume_pkl, trust=trust)
@@ -45,14 +46,17 @@ def resume_networks(
             raise UserError(f"{file} cannot be trained further: it holds no {name}")
         if not partial:
             check_architecture(snapshot[name], networks[name], name, file)
+    levels = {name: growing.new_levels(snapshot[name], network) for name, network in networks.items()}
     notes = cfgs.take_over(snapshot, networks)
     if notes is not None:
+        growing.start_unchanged(snapshot, networks, levels)
         tell(say, f"Transferred from {resume_pkl}; {len(notes)} tensors differ:", notes)
         return
-    differences, labels = [], []
+    differences, labels, grown = [], [], []
     for name, network in networks.items():
         others, own_labels = compare(snapshot[name], network, name)
-        differences += others
+        grown += [line for line in others if growing.is_growth(line, name, levels[name])]
+        differences += [line for line in others if not growing.is_growth(line, name, levels[name])]
         labels += own_labels
     if differences and not partial:
         more = f" and {len(differences) - 1} more differences" if len(differences) > 1 else ""
@@ -60,6 +64,9 @@ def resume_networks(
                         "--resume-partial takes what fits")
     for name, network in networks.items():
         copy_what_fits(snapshot[name], network)
+    if grown:
+        growing.start_unchanged(snapshot, networks, levels)
+        tell(say, f"Grown from {resume_pkl}; these parts start so that they change nothing yet:", grown)
     if differences:
         tell(say, f"Took from {resume_pkl} what fits; {len(differences)} differences:", differences)
     if labels:
