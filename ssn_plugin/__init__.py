@@ -24,6 +24,14 @@ if HOST_DIR is not None and HOST_DIR not in sys.path:
     sys.path.append(HOST_DIR)
 
 
-from ssn_plugin.api import TrainingRun, measure, open, project, train, transfer  # noqa: E402  needs no host before it is called
+from ssn_plugin.api import (  # noqa: E402  needs no host before it is called
+    TrainingRun,
+    export,
+    measure,
+    open,
+    project,
+    train,
+    transfer,
+)
 
-__all__ = ["TrainingRun", "__version__", "measure", "open", "project", "train", "transfer"]
+__all__ = ["TrainingRun", "__version__", "export", "measure", "open", "project", "train", "transfer"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,6 +133,31 @@ def transfer(
 
     result, differences = transfer_networks(networks, grids, encoder, encoder_init, style_resolution, seed)
     return [*adapter.save_networks(result, path), *differences]
+
+
+def export(
+    network: str,                     # a file, a URL or a short name
+    outdir: str | os.PathLike,        # new or empty folder
+    format: str = "onnx",             # or "torch": programs of torch.export
+    dtype: str = "float32",           # or "float16", for the activations beyond the first level
+    inputs: Sequence[str] = (),       # of synthesis beside styles: "noise", "mask"
+    licence: str | None = None,       # of the weights; None: as far as known
+    trust: bool = False,              # execute source code that the file carries
+) -> list[str]:
+    """Write a network for other programs, compared with torch; docs/export.md describes the files.
+
+    Returns what was written, a line each. Raises ValueError for unknown words, a missing library and a network that
+    cannot be exported, which it gives the reason for; OSError where files cannot be read or written. Nothing is left
+    behind then.
+    """
+    from ssn_plugin.exporting import files
+    from training.formats.network_names import stated_licence
+    from training.network_files import load_networks
+
+    files.check(outdir, format, dtype)
+    G = load_networks(network, trust=trust)["G_ema"]
+    return files.export_network(
+        G, outdir, format, dtype, inputs, os.path.basename(network), licence or stated_licence(network))
 
 
 @dataclasses.dataclass(frozen=True)

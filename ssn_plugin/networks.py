@@ -549,7 +549,7 @@ class SpatialSynthesisLayer(torch.nn.Module):
         """`encoded`: [N, bw, r, r], or [N + K*N, ...] with masks. `noise`: unit normals that override noise_mode."""
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return spatially_modulated_conv2d(
-            x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(len(x), noise_mode, noise),
+            x, self.weight, self.affine.forward_map(encoded), noise=self.scaled_noise(x.shape[0], noise_mode, noise),
             up=self.up, resample_filter=self.resample_filter, demodulation=self.demodulation,
             epilogue=Epilogue(self.bias, self.activation, self.act_gain * gain, clamp), mask=mask, overwrite=overwrite,
         )
@@ -733,7 +733,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         """
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
         mask = None
-        batch_size = len(ws)
+        batch_size = ws.shape[0]
         if blend is not None:
             other, mask = blend
             ws = torch.cat([ws, other])
@@ -765,7 +765,7 @@ class SpatialSynthesisNetwork(torch.nn.Module):
         for level in sorted(set(self.style_levels)):  # ascending, as in the list: one enlargement for each
             count = self.style_levels.count(level)
             layers = ws[:, len(maps) : len(maps) + count].transpose(0, 1).flatten(0, 1)
-            maps += self.interpolate(layers, sizes[level]).chunk(count)
+            maps += self.interpolate(layers, sizes[level]).unflatten(0, (count, -1)).unbind()
         if self.encoder is None:
             return maps
         contexts = self.encoder({level: maps[self.style_levels.index(level)] for level in self.encoder.levels})

@@ -363,6 +363,7 @@ WORKING: dict[str, Overrides] = {
                      "--outdir": "OUT/out"},
     "plugin transfer": {"source": "IN/plain.pkl", "dest": "OUT/out.pkl", "--blocks": "2x2"},
     "plugin convert": {"source": "IN/plain.pkl", "dest": "OUT/out.safetensors"},
+    "plugin export": {"source": "IN/plain.pkl", "outdir": "OUT/out", "--format": "torch"},
     "reference generate": {"--network": "IN/ssn.pkl", "--seeds": "1", "--outdir": "OUT/out"},
     "reference metrics": {"--network": "IN/ssn.pkl", "--metrics": "ssn_distortion2", "--verbose": "0"},
     "reference train": {"--outdir": "OUT/out", "--data": "IN/images", "--metrics": "none", "--dry-run": True},
@@ -450,6 +451,11 @@ WRONG: dict[str, list[Overrides]] = {
         *({"source": made} for made in (missing, bad_network, bad_network, bad_network, swapped_network)),
         {"dest": "OUT/out.onnx"}, {"dest": below_a_file}, {"dest": None}, {"dest": ""},
     ],
+    "plugin export": [
+        *({"source": made} for made in (missing, bad_network, swapped_network)), {"outdir": below_a_file},
+        {"outdir": "IN/images"}, {"outdir": None}, {"--format": "coreml"}, {"--dtype": "int8"}, {"--inputs": "pose"},
+        {"--inputs": "noise,noise"}, {"--inputs": "mask"},
+    ],
     "reference generate": [*NETWORK, *OUTDIR, *EDITS],
     "reference metrics": [*NETWORK, {"--metrics": "beauty"}, {"--data": missing}, {"--network": "IN/plain.pkl"}],
     "reference train": [{"--data": missing}, {"--cfg": "ssn", "--blocks": "5x5"}, {"--data": None}, {"--lambda": "2"}],
@@ -458,8 +464,8 @@ WRONG: dict[str, list[Overrides]] = {
 
 NUMBER_OF_CASES = {
     "train": 70, "generate": 55, "dataset_tool": 45, "calc_metrics": 25, "calc_metrics report": 5, "legacy": 20,
-    "projector": 18, "style_mixing": 18, "plugin transfer": 10, "plugin convert": 8, "reference generate": 12,
-    "reference metrics": 6, "reference train": 4, "plugin doctor": 4,
+    "projector": 18, "style_mixing": 18, "plugin transfer": 10, "plugin convert": 8, "plugin export": 8,
+    "reference generate": 12, "reference metrics": 6, "reference train": 4, "plugin doctor": 4,
 }  # fmt: skip
 
 

@@ -111,6 +111,9 @@ RUNS = {
         "--seed=3 --trust-pickle",
     ],
     "plugin convert": ["network-snapshot.pkl trusted.pkl --trust-pickle"],
+    "plugin export": [
+        "ssn.pkl halves --format=torch --dtype=float16 --licence=MIT --trust-pickle",
+    ],
     "reference generate": [
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
         "--resample-layers=coarse --variant-seed=3 --outdir=pedit --device=cpu --trust-pickle",

@@ -50,9 +50,9 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, short):
     names: dict[str, object] = {}
     for example in EXAMPLES:
         exec(example, names)
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"castle.png", "edits.json", "edited.png", "ssn.pkl", "training-runs"} <= written
+    assert {"castle.png", "edits.json", "edited.png", "ssn.pkl", "ssn-onnx", "training-runs"} <= written
     assert names["img"].shape == (1, 3, 16, 16)
 
 
@@ -86,5 +86,5 @@ def test_every_extra_and_every_package_has_its_row_and_its_licence():
 def test_everything_that_is_offered_is_in_the_examples():
     text = "".join(EXAMPLES)
     functions = [name for name in ssn_plugin.__all__ if name[0].islower()]
-    assert functions == ["measure", "open", "project", "train", "transfer"]
+    assert functions == ["export", "measure", "open", "project", "train", "transfer"]
     assert all(f"ssn_plugin.{name}(" in text for name in functions)

@@ -83,7 +83,7 @@ def modulated_conv2d(
 
     if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
         return ops.finish(_modulated_1x1(x, weight, styles, demod), None, noise, epilogue)
-    if fused_modconv and len(x) == 1:
+    if fused_modconv and x.shape[0] == 1:
         kernel = weight * styles[0, :, None, None]
         y = convolve(x, kernel if demod is None else kernel * demod[0, :, None, None, None])
         return ops.finish(y, None, noise, epilogue)
@@ -366,7 +366,7 @@ class SynthesisLayer(torch.nn.Module):
     def forward(self, x, w, noise_mode="random", fused_modconv=True, gain=1):
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return modulated_conv2d(
-            x, self.weight, self.affine(w), noise=self.noise(len(x), noise_mode), up=self.up, padding=self.padding,
+            x, self.weight, self.affine(w), noise=self.noise(x.shape[0], noise_mode), up=self.up, padding=self.padding,
             resample_filter=self.resample_filter, flip_weight=self.up == 1, fused_modconv=fused_modconv,
             epilogue=Epilogue(self.bias, self.activation, self.act_gain * gain, clamp),
         )
@@ -460,11 +460,11 @@ class SynthesisBlock(torch.nn.Module):
         w = iter(ws.unbind(dim=1))
         layout = ops.compute_format(self.use_fp16 and not force_fp32, self.channels_last, ws.device)
         if fused_modconv is None:
-            fused_modconv = not self.training and (layout["dtype"] == torch.float32 or len(ws) == 1)
+            fused_modconv = not self.training and (layout["dtype"] == torch.float32 or ws.shape[0] == 1)
         layer_kwargs["fused_modconv"] = fused_modconv
 
         if self.in_channels == 0:
-            x = self.const.expand(len(ws), *self.const.shape).to(**layout)
+            x = self.const.expand(ws.shape[0], *self.const.shape).to(**layout)
             x = self.conv1(x, next(w), **layer_kwargs)
         elif self.architecture == "resnet":
             x = x.to(**layout)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import dnnlib
@@ -13,6 +15,7 @@ NVIDIA_LICENCE = "NVIDIA Source Code License: non-commercial use only (research 
 UNKNOWN_LICENCE = "not stated in the file; the terms of its source apply"
 
 DEMO_PREFIX = "demo:"
+CARD_BYTES = 65536   # a card is shorter
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"  # NAME.pkl is demo:NAME, and NAME.md its card
 
 TRANSFER_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
@@ -87,6 +90,18 @@ def licence_of(name: str) -> str:
     if name.startswith(DEMO_PREFIX):
         return f"see its card, models/{name.removeprefix(DEMO_PREFIX)}.md"
     return NVIDIA_LICENCE if name in PRETRAINED or "nvlabs-fi-cdn.nvidia.com" in name else UNKNOWN_LICENCE
+
+
+def stated_licence(name: str) -> str:
+    """The licence that the card of a network states, where one lies beside its file; else as far as its name tells."""
+    short = resolve_short_name(name)
+    path = Path(name if short is None else short)
+    for card in (path.with_suffix(".md"), path.with_name(f"{path.stem}-card.md")):
+        with contextlib.suppress(OSError), open(card, encoding="utf-8", errors="replace") as file:
+            row = re.search(r"^\| Licence \| (.+?) \|$", file.read(CARD_BYTES), re.MULTILINE)
+            if row:
+                return dnnlib.util.printable(row[1], 200)
+    return licence_of(name)
 
 
 def network_help() -> str:

@@ -1,0 +1,1 @@
+"""Networks for other programs: ONNX files, torch.export programs, and a page that needs no server."""
