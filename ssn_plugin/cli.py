@@ -212,10 +212,11 @@ def export(
         click.echo(line)
 
 
-@main.command(short_help="Say what this machine can train.", epilog=examples(
+@main.command(short_help="Say what this machine can train, or how a run goes.", epilog=examples(
     "doctor",
     "doctor --cfg=ssn --resolution=64 --outdir=training-runs",
 ))
+@click.argument("run", required=False, metavar="[RUN]")
 @click.option("--cfg", default="auto", show_default=True, metavar="NAME", help="A --cfg of train.py, such as ssn")
 @click.option("--resolution", default="256", show_default=True, metavar="R|WxH", help="Size of the images in pixels")
 @click.option("--gpus", type=click.IntRange(min=0), metavar="INT",
@@ -224,12 +225,18 @@ def export(
 @click.option("--outdir", default=".", show_default=True, metavar="DIR", help="Where the runs will be saved")
 @click.pass_context
 def doctor(
-    ctx: click.Context, cfg: str, resolution: str, gpus: int | None, batch: int | None, outdir: str
+    ctx: click.Context, run: str | None, cfg: str, resolution: str, gpus: int | None, batch: int | None, outdir: str
 ) -> None:
     """Say what this machine offers for a training run, what is missing, and what to do about it.
 
-    The exit code is 1 if something would not work, else 0.
+    With the folder RUN, say instead how that run goes: whether the discriminator wins, blocks die, images are too few,
+    distortion rises, numbers break, and what helps. The exit code is 1 if something would not work, else 0.
     """
+    if run is not None:
+        from ssn_plugin.run_doctor import examine_run, format_signs
+
+        click.echo(format_signs(examine_run(run)))
+        return
     width, height = parse_resolution(resolution)
     try:
         from ssn_plugin.hosts.doctor import Plan, examine, format_findings
