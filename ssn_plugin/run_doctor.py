@@ -126,8 +126,8 @@ def check_discriminator(lines: Sequence[Line], options: dict[str, Any]) -> Itera
         advice += "; more images"
         if "augment_kwargs" not in options and options:
             advice += "; --aug=ada, which this run does without"
-        yield Sign("discriminator", f"wins: it tells {(real + 1) / 2:.0%} of real and {(1 - fake) / 2:.0%} of generated "
-                   "images right, so that the generator learns little", advice)
+        right = f"{(real + 1) / 2:.0%} of real and {(1 - fake) / 2:.0%} of generated images"
+        yield Sign("discriminator", f"wins: it tells {right} right, so that the generator learns little", advice)
     elif abs(real - fake) < 0.05 and kimg > 10 * EARLY_KIMG:
         yield Sign("discriminator", "tells nothing apart", "a smaller --gamma; a wider network (--channels)")
     if p > TOO_FEW_IMAGES:
