@@ -1,7 +1,7 @@
 """SPADE in the place of spatial modulation: the generator that SSNs are compared with in Figure 4 of their paper.
 
 Park, Liu, Wang, Zhu 2019, "Semantic Image Synthesis with Spatially-Adaptive Normalization" (arXiv:1903.07291), on a
-grid of latents: Hong et al. 2020 (arXiv:2006.05394), section 3.2. Everything but the styled 3x3 convolutions is that of
+grid of latents: Hong et al. 2020 (arXiv:2006.05394), Figure 4. Everything but the styled 3x3 convolutions is that of
 `ssn_plugin.networks`, so these networks open only where the plugin stands.
 
 Letters in shapes: N batch, I/O/C channels in, out and in general, H W pixels, bw numbers of a style, r side of a style
