@@ -29,6 +29,8 @@ setup(
         f"{HOST}.models": "models",
         **{f"{HOST}.{name}": name.replace(".", "/") for name in host},
     },
-    package_data={"ssn_plugin.editor": ["static/*"], f"{HOST}.models": ["*.pkl", "*.md"]},
+    package_data={
+        "ssn_plugin.editor": ["static/*"], "ssn_plugin.exporting": ["page/*"], f"{HOST}.models": ["*.pkl", "*.md"],
+    },
     include_package_data=False,  # it would take all files of the checkout for data of its scripts
 )

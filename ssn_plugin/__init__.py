@@ -27,11 +27,16 @@ if HOST_DIR is not None and HOST_DIR not in sys.path:
 from ssn_plugin.api import (  # noqa: E402  needs no host before it is called
     TrainingRun,
     export,
+    from_pretrained,
     measure,
     open,
     project,
+    push_to_hub,
     train,
     transfer,
 )
 
-__all__ = ["TrainingRun", "__version__", "export", "measure", "open", "project", "train", "transfer"]
+__all__ = [
+    "TrainingRun", "__version__", "export", "from_pretrained", "measure", "open", "project", "push_to_hub", "train",
+    "transfer",
+]

@@ -138,11 +138,12 @@ def transfer(
 def export(
     network: str,                     # a file, a URL or a short name
     outdir: str | os.PathLike,        # new or empty folder
-    format: str = "onnx",             # or "torch": programs of torch.export
+    format: str = "onnx",             # or "torch": programs of torch.export; "page": the editor without a server
     dtype: str = "float32",           # or "float16", for the activations beyond the first level
     inputs: Sequence[str] = (),       # of synthesis beside styles: "noise", "mask"
     licence: str | None = None,       # of the weights; None: as far as known
     trust: bool = False,              # execute source code that the file carries
+    runtime: str | os.PathLike | None = None,   # of a page: folder of onnxruntime-web; None: npm fetches it
 ) -> list[str]:
     """Write a network for other programs, compared with torch; docs/export.md describes the files.
 
@@ -150,14 +151,52 @@ def export(
     cannot be exported, which it gives the reason for; OSError where files cannot be read or written. Nothing is left
     behind then.
     """
+    from ssn_plugin.errors import UserError
     from ssn_plugin.exporting import files
     from training.formats.network_names import stated_licence
     from training.network_files import load_networks
 
-    files.check(outdir, format, dtype)
+    files.check(outdir, "onnx" if format == "page" else format, dtype)
+    if format == "page" and (dtype != "float32" or inputs):
+        raise UserError("a page has networks in float32 and chooses their inputs itself")
+    if format != "page" and runtime is not None:
+        raise UserError(f"--runtime is for --format=page, got {format}")
     G = load_networks(network, trust=trust)["G_ema"]
+    if format == "page":
+        from ssn_plugin.exporting import site
+
+        return site.export_page(G, outdir, network, licence or stated_licence(network), runtime)
     return files.export_network(
         G, outdir, format, dtype, inputs, os.path.basename(network), licence or stated_licence(network))
+
+
+def from_pretrained(repository: str, device: str | None = None) -> Session:
+    """Open a network of the Hugging Face hub, user/name, or of a folder that `push_to_hub` or its mixin wrote.
+
+    Needs the extra [hub].  Raises ValueError, one line, where it cannot be had.
+    """
+    return open(f"hf:{repository}", device)
+
+
+def push_to_hub(network: str, repository: str, licence: str | None = None, private: bool = False,
+                trust: bool = False) -> str:
+    """Upload a network with a model card, as safetensors and config. Returns the address.
+
+    licence: of the weights; None: as far as known.  Needs the extra [hub], and to be logged in there.
+    """
+    from ssn_plugin.errors import UserError
+    from training.formats.network_names import stated_licence
+    from training.network_files import load_networks
+
+    try:
+        from ssn_plugin.hub import HubNetwork
+    except ModuleNotFoundError as err:
+        if err.name != "huggingface_hub":
+            raise
+        raise UserError("push_to_hub needs the package huggingface_hub: pip install 'ssn-plugin[hub]'") from err
+    networks = load_networks(network, trust=trust)
+    hub_network = HubNetwork(networks, licence or stated_licence(network), os.path.basename(repository))
+    return str(hub_network.push_to_hub(repository, private=private))
 
 
 @dataclasses.dataclass(frozen=True)

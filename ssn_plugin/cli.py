@@ -193,22 +193,24 @@ def transfer(
 @source_argument
 @click.argument("outdir", metavar="OUT")
 @click.option("--format", "kind", default="onnx", show_default=True, metavar="NAME",
-              help="onnx: for ONNX runtimes; torch: programs of torch.export")
+              help="onnx: for ONNX runtimes; torch: programs of torch.export; page: the editor for any static host")
 @click.option("--dtype", default="float32", show_default=True, metavar="NAME",
               help="float32, or float16 for the activations beyond the first level")
 @click.option("--inputs", default="", metavar="LIST",
               help="What synthesis takes beside styles: noise (maps), mask (of blocks, and other styles)")
+@click.option("--runtime", metavar="DIR", help="Folder of onnxruntime-web, for a page  [default: npm fetches it]")
 @click.option("--licence", metavar="TEXT", help="Licence of the weights  [default: as far as known]")
 @trust_option
 def export(
-    source: str, outdir: str, kind: str, dtype: str, inputs: str, licence: str | None, trust_pickle: bool
+    source: str, outdir: str, kind: str, dtype: str, inputs: str, runtime: str | None, licence: str | None,
+    trust_pickle: bool,
 ) -> None:
     """Write mapping and synthesis of a network for other programs, and compare what they make with torch.
 
     IN is a path, a URL, or a short name that `export help` lists. OUT is a new or an empty folder.
     """
     words = [word.strip() for word in inputs.split(",") if word.strip()]
-    for line in ssn_plugin.export(source, outdir, kind, dtype, words, licence, trust_pickle):
+    for line in ssn_plugin.export(source, outdir, kind, dtype, words, licence, trust_pickle, runtime):
         click.echo(line)
 
 

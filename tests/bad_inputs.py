@@ -454,7 +454,7 @@ WRONG: dict[str, list[Overrides]] = {
     "plugin export": [
         *({"source": made} for made in (missing, bad_network, swapped_network)), {"outdir": below_a_file},
         {"outdir": "IN/images"}, {"outdir": None}, {"--format": "coreml"}, {"--dtype": "int8"}, {"--inputs": "pose"},
-        {"--inputs": "noise,noise"}, {"--inputs": "mask"},
+        {"--inputs": "noise,noise"}, {"--inputs": "mask"}, {"--format": "page"}, {"--runtime": "OUT/none"},
     ],
     "reference generate": [*NETWORK, *OUTDIR, *EDITS],
     "reference metrics": [*NETWORK, {"--metrics": "beauty"}, {"--data": missing}, {"--network": "IN/plain.pkl"}],

@@ -31,6 +31,7 @@ from ssn_plugin import cli, from_stylegan2
 from ssn_plugin.edits import recipe_files
 from ssn_plugin.edits.arrays import Arrays
 from ssn_plugin.edits.recipe import Picture, Recipe, hash_network
+from ssn_plugin.exporting import site
 from training.formats import network_export
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -113,6 +114,7 @@ RUNS = {
     "plugin convert": ["network-snapshot.pkl trusted.pkl --trust-pickle"],
     "plugin export": [
         "ssn.pkl halves --format=torch --dtype=float16 --licence=MIT --trust-pickle",
+        "ssn.pkl site --format=page --runtime=runtime",
     ],
     "reference generate": [
         "--network=network-snapshot.pkl --seeds=1 --trunc=0.5 --noise-mode=none --resample-block=0,1 --variants=2 "
@@ -210,6 +212,9 @@ def write_networks(folder):
     np.savez(folder / "w.npz", w=np.zeros([1, networks["G_ema"].num_ws, networks["G_ema"].w_dim], dtype=np.float32))
     write_found_recipe(folder, networks["G_ema"])
     (folder / "release").mkdir()
+    (folder / "runtime").mkdir()
+    for name in site.RUNTIME_FILES:
+        (folder / "runtime" / name).touch()
 
 
 def write_found_recipe(folder, G):

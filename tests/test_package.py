@@ -70,7 +70,8 @@ def test_the_wheel_holds_every_module_and_the_demo_networks_below_one_name(wheel
     modules |= {f"ssn_plugin/_host/{path.relative_to(ROOT)}" for name in HOST for path in (ROOT / name).rglob("*.py")}
     modules |= {f"ssn_plugin/_host/{name}" for name in SCRIPTS}
     models = {f"ssn_plugin/_host/models/{path.name}" for path in (ROOT / "models").iterdir()}
-    page = {str(path.relative_to(ROOT)) for path in (ROOT / "ssn_plugin" / "editor" / "static").iterdir()}
+    folders = (ROOT / "ssn_plugin" / "editor" / "static", ROOT / "ssn_plugin" / "exporting" / "page")
+    page = {str(path.relative_to(ROOT)) for folder in folders for path in folder.iterdir()}
     assert names == modules | models | page
 
 

@@ -69,6 +69,7 @@ class Studio:
             "class_names": self.class_names,
             "exports": ["png", "sheet", "recipe", "film", "command"],
             "can_find": importlib.util.find_spec("training.images.distances") is not None,
+            "can_paint": True,
             "can_restore": True,
             "file": self.save_path,
             "resume": f"python edit.py --network={self.network} --load={self.save_path}",

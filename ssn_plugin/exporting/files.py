@@ -64,7 +64,7 @@ def export_network(
 def check(outdir: str | os.PathLike, format: str, dtype: str) -> None:
     """All that can be wrong before the network is known: ValueError or OSError."""
     if format not in FORMATS:
-        raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format}")
+        raise UserError(f"format must be one of {', '.join((*FORMATS, 'page'))}, got {format}")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
     require(format)

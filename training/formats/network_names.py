@@ -10,11 +10,13 @@ from pathlib import Path
 
 import dnnlib
 from dnnlib.util import UserError
+from training.formats import hub
 
 NVIDIA_LICENCE = "NVIDIA Source Code License: non-commercial use only (research or evaluation)"
 UNKNOWN_LICENCE = "not stated in the file; the terms of its source apply"
 
 DEMO_PREFIX = "demo:"
+HUB_PREFIX = "hf:"      # a repository of the Hugging Face hub: hf:user/name
 CARD_BYTES = 65536   # a card is shorter
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"  # NAME.pkl is demo:NAME, and NAME.md its card
 
@@ -66,6 +68,8 @@ def resolve_short_name(name: str) -> str | None:
     """URL or path that the short name stands for, or None if it is none. Raises `UserError` for an unknown demo."""
     if name in PRETRAINED:
         return PRETRAINED[name].url
+    if name.startswith(HUB_PREFIX):
+        return hub.weights_of(name.removeprefix(HUB_PREFIX))
     if not name.startswith(DEMO_PREFIX):
         return None
     demos = demo_models()

@@ -7,10 +7,10 @@ import { Exporting } from "./exporting.js";
 import { Gallery } from "./gallery.js";
 import { History, historyButtons } from "./history.js";
 import { fillHelp, listen } from "./keys.js";
-import { ServerMaker } from "./maker.js";
 import { PictureDialog } from "./picture.js";
 import { PAINTING, Stage } from "./stage.js";
 import { BATCH, Variants } from "./variants.js";
+import { maker } from "./who.js";
 
 const PAUSE = 350;         // ms without a stroke before what is painted is drawn anew
 const KEPT_IMAGES = 96;    // bitmaps and thumbnails in memory
@@ -391,6 +391,7 @@ class App {
     document.title = `${network} – SSN editor`;
     $("brush-size").max = String(Math.max(8, Math.round(Math.min(width, height) / 2)));
     $("layer-first").max = $("layer-last").max = $("layer-last").value = String(layers.all[1]);
+    for (const tool of ["brush", "eraser", "lasso"]) document.querySelector(`[data-tool="${tool}"]`).hidden = !this.about.can_paint;
     document.querySelector('[data-tool="restore"]').hidden = !this.about.can_restore;
     $("feather").max = String(Math.max(4, Math.round(Math.min(width, height) / 8)));
     $("open-picture").hidden = !this.about.can_find;
@@ -518,7 +519,6 @@ async function decode(blob) {
 }
 
 async function open() {
-  const maker = new ServerMaker(location.hash.slice(1));
   try {
     const { about, tree } = await maker.session();
     const app = new App(maker, about);

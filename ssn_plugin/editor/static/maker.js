@@ -2,7 +2,7 @@
  * Who makes images.
  *
  * The page knows nothing of networks: it asks one object, a maker, and there may be several kinds of them. This file
- * describes what a maker can do and has the one that asks the local server.
+ * describes what a maker can do and has the one that asks the local server; who.js says which one a page has.
  *
  * Places and options of an edit travel as a request:
  *     {blocks: [[row, col], ...], grid: [rows, cols]}  or  {mask: base64 of a gray PNG of the image's size}
