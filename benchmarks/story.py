@@ -1,7 +1,7 @@
 """Draw an image, the same image as some of its blocks are redrawn one after the other, and what each edit changed.
 
-    python benchmarks/story.py --network=demo:avatars64 --seed=3 --out=docs/images/avatars.png \\
-        --edit='new hair:0,1+0,2:5' --edit='new face:1,1+1,2:2' --edit='new shirt:3,1+3,2:4'
+    python benchmarks/story.py --network=demo:avatars64 --seed=1 --out=docs/images/avatars.png \\
+        --edit='new hair:0,1+0,2:3' --edit='new face:1,1+1,2+2,1+2,2:3' --edit='new colours:1x1:0:5'
 
 An edit is a caption, the blocks to redraw as generate.py takes them, and the variant to keep. A map shows the square
 root of the mean squared change of a pixel, from none (black) to half of the range of colours (white).
@@ -9,6 +9,7 @@ root of the mean squared change of a pixel, from none (black) to half of the ran
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +35,11 @@ class Edit(NamedTuple):
 
 
 def parse_edit(text: str) -> Edit:
-    """`new hair:0,1+0,2:5` -> its three parts."""
-    parts = text.split(":")
-    if len(parts) != 3 or not parts[2].isdecimal() or int(parts[2]) < 1:
+    """`new hair:0,1+0,2:5` -> its three parts; the blocks may have a colon of their own."""
+    match = re.fullmatch(r"([^:]+):(.+):([1-9]\d*)", text)
+    if match is None:
         raise UserError(f"--edit must be CAPTION:BLOCKS:VARIANT, as in 'new hair:0,1+0,2:5', got {text!r}")
-    return Edit(parts[0], parts[1], int(parts[2]))
+    return Edit(match[1], match[2], int(match[3]))
 
 
 def tell(network: str, seed: int, edits: list[Edit]) -> list[np.ndarray]:
