@@ -20,21 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dnnlib.util import UserError, format_time, hash_file, open_atomic
 from metrics.content_hash import hash_state
 from metrics.report import format_table, read_results
+from ssn_plugin.files import save_png
 from training.cli import Command
 from training.formats import network_export, network_names
 from training.formats.card import LIMITS, describe_networks
+from training.images.generation import seed_to_z, to_uint8
+from training.images.pictures import scale_up
 from training.network_files import load_networks
 from training.networks import side_lengths
 from training.run.run_folders import recorded_args
 
 MAX_BYTES = 6_000_000  # per model, so that a clone of the repository stays quick
 MAX_TITLE = 80         # letters; `--network=help` shows it beside the name
+SAMPLES = (10, 2)      # columns, rows
 SETTINGS = {           # key of loss_kwargs -> how the card calls it
     "r1_gamma": "R1", "pl_weight": "path length", "distortion_weight": "distortion (lambda)",
     "distortion_interval": "steps from term to term", "diversity_weight": "diversity", "diversity_cap": "up to",
@@ -141,8 +147,9 @@ def origin_of_result(result: Mapping[str, Any]) -> str:
 def card_text(
     name: str, title: str, model: Path, networks: Mapping[str, Any], training: Sequence[tuple[str, str]],
     data: str, results: Sequence[Mapping[str, Any]], licence: str, commands: Sequence[str], limits: str | None,
+    samples: str | None = None,
 ) -> str:
-    """The card of a demo model, in Markdown."""
+    """The card of a demo model, in Markdown. samples: path of their picture, from the card."""
     about = [
         *describe_networks(networks), ("Licence", licence),
         ("File", f"{model.stat().st_size:,} bytes, SHA-256 `{hash_file(model)}`"),
@@ -152,6 +159,9 @@ def card_text(
     lines += code(f"python generate.py --network={network_names.DEMO_PREFIX}{name} --seeds=0-3{block} --outdir=out")
     lines += ["The file holds the averaged generator and the discriminator, unrounded (float32).",
               f"To train it further: `train.py --resume={network_names.DEMO_PREFIX}{name}`.", ""]
+    if samples is not None:
+        lines += ["## Samples", "", f"![Seeds 0 to {SAMPLES[0] * SAMPLES[1] - 1}]({samples})", "",
+                  f"Seeds 0 to {SAMPLES[0] * SAMPLES[1] - 1}, not chosen, without truncation, twice as large.", ""]
     lines += ["## Data", "", data, "", "## Training", "", *table(training), *code(*commands)]
     lines += ["## Metrics", "", *code(*format_table([dict(result) for result in results]).splitlines())]
     lines += ["Brackets hold 95 % intervals; docs/metrics.md says what each number means.", ""]
@@ -168,6 +178,16 @@ def code(*lines: str) -> list[str]:
     return [*(f"    {line}" for line in lines), ""]
 
 
+@torch.no_grad()
+def draw_samples(G: torch.nn.Module, path: Path) -> None:
+    """The images of the first seeds side by side, twice as large."""
+    columns, rows = SAMPLES
+    c = torch.zeros([1, G.c_dim])
+    images = [to_uint8(G(seed_to_z(seed, G.z_dim), c, noise_mode="const"))[0] for seed in range(columns * rows)]
+    page = np.concatenate([np.concatenate(images[i : i + columns], axis=1) for i in range(0, len(images), columns)])
+    save_png(scale_up(page, 2), path)
+
+
 @click.command(cls=Command)
 @click.option("--network", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="PKL",
               help="Snapshot, in the folder of its run")
@@ -179,10 +199,12 @@ def code(*lines: str) -> list[str]:
 @click.option("--results", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Where metric-*.jsonl are; may be repeated  [default: the run's folder]")
 @click.option("--hardware", metavar="TEXT", help="On what it was trained")
+@click.option("--samples", type=click.Path(dir_okay=False, path_type=Path), metavar="PNG",
+              help="Draw the first seeds there, and show them in the card")
 @click.option("--limits", metavar="TEXT", help="What the network does badly, in a sentence")
 def main(
     network: Path, name: str, title: str, licence: str, commands: tuple[str, ...], results: tuple[Path, ...],
-    hardware: str | None, limits: str | None,
+    hardware: str | None, limits: str | None, samples: Path | None,
 ) -> None:
     """Make a demo model and its card out of a snapshot."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
@@ -198,10 +220,13 @@ def main(
     model = network_names.MODELS_DIR / f"{name}.pkl"
     save_model(networks, model)
     card = model.with_suffix(".md")
+    if samples is not None:
+        draw_samples(networks["G_ema"], samples)
+    shown = None if samples is None else Path(os.path.relpath(samples, card.parent)).as_posix()
     with open_atomic(card, "w", encoding="utf-8") as file:
         file.write(card_text(
             name, title, model, networks, training_rows(args, progress, hardware), data_sentence(args), measured,
-            licence, commands, limits))
+            licence, commands, limits, shown))
     click.echo(f"{model}  {model.stat().st_size:,} bytes\n{card}")
 
 

@@ -285,6 +285,13 @@ def test_the_card_takes_its_numbers_from_the_files_of_the_run(finished_run, mode
     assert "demo:tiny  Noise" in network_names.network_help()
 
 
+def test_the_card_shows_the_first_seeds(finished_run, models):
+    assert make(finished_run, f"--samples={models.parent / 'samples.png'}").exit_code == 0
+    assert "![Seeds 0 to 19](../samples.png)" in (models / "tiny.md").read_text()
+    page = PIL.Image.open(models.parent / "samples.png")
+    assert page.size == (10 * 16 * 2, 2 * 16 * 2)
+
+
 def test_of_the_results_only_the_newest_of_these_weights_count(finished_run, networks):
     path = finished_run / "metric-ssn_distortion2.jsonl"
     line = json.loads(path.read_text())
