@@ -32,6 +32,7 @@ from ssn_plugin import cli as plugin
 from ssn_plugin import from_stylegan2
 from training.formats import network_export, network_names
 from training.network_files import load_networks
+from training.plugins import import_metrics
 from training.run import run_folders
 from training.run.resuming import resume_networks
 
@@ -236,6 +237,7 @@ def test_training_goes_on_from_a_demo_model(castles64, networks):
 def finished_run(networks, models, tmp_path):
     """Folder of a run with a snapshot at 2 kimg, its statistics, and a measurement of it."""
     folder = tmp_path / "run"
+    import_metrics()
     write_zip(tmp_path / "photos.zip", num=4, size=16)
     _, args = train.setup_training_loop_kwargs(
         data="photos.zip", cfg="ssn", gpus=0, metrics=[], kimg=2, distortion_weight=30.0, seed=7)
