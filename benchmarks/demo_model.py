@@ -36,6 +36,7 @@ from training.images.generation import seed_to_z, to_uint8
 from training.images.pictures import scale_up
 from training.network_files import load_networks
 from training.networks import side_lengths
+from training.plugins import import_cfgs
 from training.run.run_folders import recorded_args
 
 MAX_BYTES = 6_000_000  # per model, so that a clone of the repository stays quick
@@ -211,6 +212,7 @@ def main(
         raise UserError(f"--name must consist of small letters, digits and hyphens, got {name}")
     if not title.isprintable() or len(title) > MAX_TITLE:
         raise UserError(f"--title must be a line of at most {MAX_TITLE} letters, got {title!r}")
+    import_cfgs()  # whose classes the options of the run name
     run_dir = network.parent
     progress, args = training_progress(run_dir, snapshot_kimg(network)), recorded_args(str(run_dir))
     networks = strip(load_networks(str(network)))
