@@ -25,7 +25,7 @@ class Edit(NamedTuple):
     blocks: str   # to redraw
 
 
-HAIR = Edit("demo:avatars64", 3, "0,1+0,2")   # as in the README
+HAIR = Edit("demo:avatars64", 1, "0,1+0,2")   # as in the README
 TOWER = Edit("demo:castles64", 4, "1,2")
 NUM_CASTLES = 1500
 
