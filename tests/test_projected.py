@@ -129,7 +129,7 @@ def test_the_option_replaces_discriminator_and_loss(data, cfg, tmp_path):
 @pytest.mark.parametrize("options, words", [
     (["--gamma=1"], "--gamma cannot be given with --projected"),
     (["--freezed=2"], "--freezed cannot be given with --projected"),
-    (["--cfg=progan"], "not that of --cfg, got progan"),
+    (["--cfg=progan"], "which this --cfg does not have, got progan"),
 ])
 def test_what_does_not_go_with_it_is_one_line(data, options, words, tmp_path):
     args = [data, f"--outdir={tmp_path / 'out'}", "--projected=1", "--gpus=0", "--dry-run", *options]

@@ -261,7 +261,7 @@ def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
     from metrics.efficientnet_lite0 import WEIGHTS  # imports torch
 
     own = args.D_kwargs.class_name != "training.networks.Discriminator"
-    require(not own, "projected", "takes the place of StyleGAN2's discriminator, which is not that of --cfg", opts.cfg)
+    require(not own, "projected", "replaces StyleGAN2's discriminator, which this --cfg does not have", opts.cfg)
     require(WEIGHTS.find() is not None, "projected", f"needs the package {WEIGHTS.project}", "none")
     args.D_kwargs = EasyDict(class_name="training.projected.ProjectedDiscriminator")
     args.D_opt_kwargs.lr = PROJECTED_LR
