@@ -61,7 +61,7 @@ RUNS = {
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
         "--trust-pickle --resume-partial --projected=0 --gan-loss=relativistic --for=1d --snap-every=10m",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 --bf16=1 "
-        "--grow-channels=8 --grow-channels-max=32",
+        "--checkpoint-activations=1 --grow-channels=8 --grow-channels-max=32",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=ssn --distortion-space=wasserstein",
         "--outdir=started --continue --trust-run --kimg=2 --dry-run",
     ],

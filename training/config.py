@@ -254,6 +254,16 @@ def set_performance(args: EasyDict, opts: TrainOptions) -> None:
         args.allow_tf32 = True
     if opts.cuda_graphs:
         args.cuda_graphs = True
+    set_recomputation(args, opts)
+
+
+def set_recomputation(args: EasyDict, opts: TrainOptions) -> None:
+    """Whether activations are computed again for the backward pass. A graph could not draw the same noise again."""
+    if opts.checkpoint_activations:
+        require(not args.get("cuda_graphs"), "checkpoint-activations", "cannot be given with --cuda-graphs", "both")
+        args.checkpoint_activations = True
+    elif "checkpoint_activations" in opts.given:
+        args.pop("checkpoint_activations", None)
 
 
 def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
@@ -272,7 +282,7 @@ def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
 # them: what the options in `changeable_options` decide, where the run lives, and what suits its device.
 RUN_SETTINGS = ("num_gpus", "device", "total_kimg", "image_snapshot_ticks", "network_snapshot_ticks", "metrics",
                 "stop_after", "snapshot_seconds", "sheets", "data_loader_kwargs", "keep", "keep_best", "trackers",
-                "trust_pickle", "preview_size", "run_dir")
+                "trust_pickle", "preview_size", "run_dir", "checkpoint_activations")
 
 
 def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
@@ -298,6 +308,7 @@ def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
         set_processes(args, opts)
     set_reports(args, opts)
     set_trust(args, opts)
+    set_recomputation(args, opts)
     args.training_set_kwargs.path = opts.data
     check_same_data(args.training_set_kwargs)
     return args

@@ -16,6 +16,7 @@ from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.dataset import Dataset
 from training.plugins import import_plugins
 from training.run.cuda_graphs import GraphedLoss
+from training.run.recomputation import resolution_blocks
 from training.run.run_options import RunOptions
 from training.run.step import AdaController, TrainingState, make_phases
 
@@ -115,7 +116,8 @@ def make_state(options: RunOptions, training_set: Dataset, device: torch.device)
             graphs = GraphedLoss(loss, [G, D])
             if augment_pipe is not None:
                 augment_pipe.full_margins = True
-    return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada, graphs)
+    recomputed = resolution_blocks(G.synthesis, D) if options.checkpoint_activations else []
+    return TrainingState(G, D, G_ema, augment_pipe, loss, phases, ada, graphs, recomputed)
 
 
 @torch.no_grad()

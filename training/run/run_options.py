@@ -94,6 +94,7 @@ class RunOptions:
     keep: int | None = None                          # newest network snapshots to keep; None: all
     keep_best: str | None = None                     # metric whose best snapshot is kept, too
     cuda_graphs: bool = False                        # capture phases as CUDA graphs and replay them
+    checkpoint_activations: bool = False             # compute activations again for the backward pass
     bf16: bool = False                               # half precision on a CPU with the instructions for it
     trackers: Sequence[str] = ()                     # of `training.run.trackers`, beside TensorBoard
     resume_partial: bool = False                     # take from resume_pkl what fits, though not everything does

@@ -26,6 +26,7 @@ from torch_utils import misc, training_stats
 from training.loss import Loss
 from training.run.batches import TrainingData
 from training.run.cuda_graphs import GraphedLoss
+from training.run.recomputation import recomputing
 from training.run.run_options import StepOptions
 
 MOST_SKIPPED_STEPS = 20  # in a row, after which a run ends: its networks will not recover
@@ -119,6 +120,7 @@ class TrainingState:
     phases: list[Phase]        # with the optimizers
     ada: AdaController | None
     graphs: GraphedLoss | None = None  # the loss, run as CUDA graphs
+    recomputed: Sequence[torch.nn.Module] = ()  # whose activations are not kept for the backward pass
     cur_nimg: int = 0          # real images seen, all processes together
     batch_idx: int = 0         # steps taken
     skipped_steps: int = 0     # those of them that had a phase without an optimizer step
@@ -181,7 +183,7 @@ def run_phase(
     phase = state.phases[number]
     loss = state.loss if state.graphs is None else state.graphs
     means = SharedMeans(state.running_means())
-    with phase.timer:
+    with phase.timer, recomputing(state.recomputed):
         phase.opt.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
         for i in range(options.num_rounds):

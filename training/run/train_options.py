@@ -148,6 +148,9 @@ class TrainOptions:
     allow_tf32: bool = performance(False, "BOOL", "Let matrix products use TF32")
     cuda_graphs: bool = performance(
         False, "BOOL", "Capture each phase as a CUDA graph and replay it; speeds up small networks on a GPU")
+    checkpoint_activations: bool = performance(
+        False, "BOOL", "Save memory: compute activations again for the backward pass instead of keeping them",
+        while_running=True)
     workers: int = performance(
         3, "INT", "Data loader processes", rule=at_least(1), arguments=("data_loader_kwargs.num_workers",),
         while_running=True)
