@@ -34,6 +34,9 @@ try:
 except ImportError:                  # another host: its operations are the functions of this file
     ops = sys.modules[__name__]
 
+# Does torch.compile trace this call? Old versions of torch have no such function.
+is_compiling = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", lambda: False)
+
 SQRT_HALF = float(np.sqrt(0.5))      # weight of each branch of a residual sum, which keeps the variance
 
 
@@ -94,6 +97,8 @@ def style_gain(
     to channels, sum_k W^2, and to space: the mean over its window (averaged), or nothing at all (constant).
     """
     energy, kernel = styles.square(), weight.square()
+    if is_compiling():  # the derivative of padding does not keep the layout that the compiler counts on otherwise
+        energy = energy.contiguous()
     taps = weight.shape[2] * weight.shape[3]
     pad = weight.shape[-1] // 2
     if energy.shape[2:] == (1, 1) or pad == 0:

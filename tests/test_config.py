@@ -191,6 +191,24 @@ def test_graphs_appear_only_when_asked_for(data):
     assert "cuda_graphs" not in setup_training_loop_kwargs(data=data, cuda_graphs=False)[1]
 
 
+def test_compiling_appears_only_when_asked_for_and_may_change_while_a_run_is_under_way(data):
+    desc, args = setup_training_loop_kwargs(data=data, compile=True)
+    assert (desc, args.compile) == ("photos-auto1", True)
+    assert "compile" not in setup_training_loop_kwargs(data=data, compile=False)[1]
+    assert config.change_run_settings(args).compile is True
+    without = config.change_run_settings(args, compile=False)
+    assert "compile" not in without and config.change_run_settings(without, compile=True).compile is True
+
+
+@pytest.mark.parametrize("other", ["cuda_graphs", "checkpoint_activations"])
+def test_what_is_compiled_is_neither_captured_nor_computed_again(data, other):
+    message = f"--compile cannot be given with --{other.replace('_', '-')}, got both"
+    assert refusal(data=data, compile=True, **{other: True}) == message
+    begun = setup_training_loop_kwargs(data=data, **{other: True})[1]
+    with pytest.raises(UserError, match=message):
+        config.change_run_settings(begun, compile=True)
+
+
 def test_max_size_counts_images_before_mirroring(data):
     _desc, args = setup_training_loop_kwargs(data=data, mirror=True)
     assert (args.training_set_kwargs.max_size, args.training_set_kwargs.xflip) == (6, True)

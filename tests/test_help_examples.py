@@ -59,7 +59,8 @@ RUNS = {
         "--distortion-reduction=sum --pl-outside=4 --encoder=gated --encoder-init=zero "
         "--style-resolution=8 --block-dim=16 --channels=8 --channels-max=24 --style-mixing=0.5",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --target=0.5 --resume=network-snapshot.pkl "
-        "--trust-pickle --resume-partial --projected=0 --gan-loss=relativistic --for=1d --snap-every=10m",
+        "--trust-pickle --resume-partial --projected=0 --gan-loss=relativistic --for=1d --snap-every=10m "
+        "--compile=1",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=progan --grow-kimg=5 --bf16=1 "
         "--checkpoint-activations=1 --grow-channels=8 --grow-channels-max=32",
         "--outdir=runs --data=castles.zip --dry-run --gpus=0 --metrics=none --cfg=ssn --distortion-space=wasserstein",

@@ -255,6 +255,7 @@ def set_performance(args: EasyDict, opts: TrainOptions) -> None:
     if opts.cuda_graphs:
         args.cuda_graphs = True
     set_recomputation(args, opts)
+    set_compile(args, opts)
 
 
 def set_recomputation(args: EasyDict, opts: TrainOptions) -> None:
@@ -264,6 +265,16 @@ def set_recomputation(args: EasyDict, opts: TrainOptions) -> None:
         args.checkpoint_activations = True
     elif "checkpoint_activations" in opts.given:
         args.pop("checkpoint_activations", None)
+
+
+def set_compile(args: EasyDict, opts: TrainOptions) -> None:
+    """Whether networks are compiled, which may change while a run is under way."""
+    if opts.compile:
+        args.compile = True
+    elif "compile" in opts.given:
+        args.pop("compile", None)
+    for name in ("cuda_graphs", "checkpoint_activations"):  # nobody has tried what comes of it
+        require(not (args.get("compile") and args.get(name)), "compile", f"cannot be given with {flag(name)}", "both")
 
 
 def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
@@ -282,7 +293,7 @@ def use_projected_discriminator(args: EasyDict, opts: TrainOptions) -> None:
 # them: what the options in `changeable_options` decide, where the run lives, and what suits its device.
 RUN_SETTINGS = ("num_gpus", "device", "total_kimg", "image_snapshot_ticks", "network_snapshot_ticks", "metrics",
                 "stop_after", "snapshot_seconds", "sheets", "data_loader_kwargs", "keep", "keep_best", "trackers",
-                "trust_pickle", "preview_size", "run_dir", "checkpoint_activations")
+                "trust_pickle", "preview_size", "run_dir", "checkpoint_activations", "compile")
 
 
 def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
@@ -309,6 +320,7 @@ def change_run_settings(args: EasyDict, **options: Any) -> EasyDict:
     set_reports(args, opts)
     set_trust(args, opts)
     set_recomputation(args, opts)
+    set_compile(args, opts)
     args.training_set_kwargs.path = opts.data
     check_same_data(args.training_set_kwargs)
     return args

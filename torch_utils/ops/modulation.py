@@ -19,7 +19,7 @@ from torch_utils import half
 
 from . import bias_act, conv2d_resample
 from .depthwise import depthwise_conv2d
-from .spread import SpreadMap, memory_format_of, resize, strips
+from .spread import SpreadMap, is_recorded, memory_format_of, resize, strips
 
 __all__ = ["compute_format", "depthwise_conv2d", "finish", "map_channels", "modulate_and_convolve", "resize"]
 
@@ -57,8 +57,8 @@ def modulate_and_convolve(
 
 
 def _modulate(x: torch.Tensor, scale: SpreadMap, overwrite: bool = False) -> torch.Tensor:
-    """x * scale; in the memory of x if that may be overwritten and autograd permits."""
-    if torch.is_grad_enabled():
+    """x * scale; in the memory of x if that may be overwritten and nobody records it."""
+    if is_recorded():
         return scale.times(x)
     y = x if overwrite else torch.empty_like(x)
     for index in strips(x):
@@ -99,7 +99,7 @@ def finish(
     bias = None if bias is None else bias.to(y.dtype)
     noise = None if noise is None else noise.to(y.dtype)
     spread = None if scale is None else SpreadMap(scale, y, y.shape[2:], mask)
-    if torch.is_grad_enabled() or activation != "lrelu" or bias is None:
+    if is_recorded() or activation != "lrelu" or bias is None:
         if spread is not None:
             y = spread.times(y, noise)
         elif noise is not None:

@@ -19,7 +19,18 @@ from .fma import fma
 STRIP = 2**19  # numbers in the part of a strip that one thread works on: they fit a level-2 cache
 LARGE = 2**22  # activations of this many numbers or more do not stay in any cache
 
+# Does torch.compile trace this call? torch 2.1 has no such function.
+is_compiling = getattr(torch.compiler, "is_dynamo_compiling", lambda: False)
+
 _matrices: dict[tuple, torch.Tensor] = {}  # those that `bilinear_matrix` has made
+
+
+def is_recorded() -> bool:
+    """Does autograd or a compiler record every operation? Then none may overwrite what another one made.
+
+    A compiler knows better than strips and results in given memory, which it could not trace.
+    """
+    return torch.is_grad_enabled() or is_compiling()
 
 
 def resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -103,7 +114,8 @@ class SpreadMap:
         """x [N, C, H, W] times the map, plus noise that broadcasts against it."""
         values = self.parts[0]
         is_enlarged = all(1 < a <= b for a, b in zip(values.shape[2:], self.size))
-        if x.device.type == "cpu" and x.numel() >= LARGE and self.mask is None and is_enlarged:
+        is_large = x.device.type == "cpu" and x.numel() >= LARGE and not is_compiling()
+        if is_large and self.mask is None and is_enlarged:
             return MultiplySpread.apply(x, values, noise)
         return x * self.whole() if noise is None else fma(x, self.whole(), noise)
 
@@ -200,12 +212,14 @@ def strips(x: torch.Tensor) -> list:
     """Indices of the strips, a few samples or a few rows of one, into which activations [N, C, H, W] are cut.
 
     Several element-wise operations on a strip reach memory once, not once each. Only a processor profits, in its
-    layout, and only where autograd does not record every strip; elsewhere the only strip is everything.
+    layout, and only where nobody records every strip; elsewhere the only strip is everything.
     """
+    if is_recorded():
+        return [Ellipsis]
     n, c, h, w = x.shape
     size = STRIP * torch.get_num_threads()
     in_layout = x.device.type == "cpu" and memory_format_of(x) == torch.channels_last
-    if torch.is_grad_enabled() or not in_layout or x.numel() <= size:
+    if not in_layout or x.numel() <= size:
         return [Ellipsis]
     samples, rows = max(size // (c * h * w), 1), min(max(size // (c * w), 1), h)
     return [

@@ -15,6 +15,7 @@ import torch
 
 import dnnlib
 from dnnlib.util import UserError
+from torch_utils import misc
 from torch_utils.safe_unpickler import RefusedPickle
 from training.formats import rosinality
 from training.formats.network_config import NETWORK_KEYS, as_native, import_safetensors, save_safetensors, to_config
@@ -68,7 +69,12 @@ def save_network_snapshot(snapshot: Mapping[str, Any], path: str | os.PathLike) 
 
 def frozen_copy(module: torch.nn.Module | None) -> torch.nn.Module | None:
     """A copy as a network file holds it: in eval mode, without gradients, on the CPU."""
-    return None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    if module is None:
+        return None
+    copied = copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    for tensor in misc.params_and_buffers(copied):
+        vars(tensor).clear()  # torch.compile leaves marks on tensors, and a pickle of them is not one of plain tensors
+    return copied
 
 
 def _for_snapshot(module: torch.nn.Module | None, key: str) -> torch.nn.Module | None:

@@ -15,6 +15,7 @@ from torch_utils import devices, misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix
 from training.dataset import Dataset
 from training.plugins import import_plugins
+from training.run.compiled import compile_networks
 from training.run.cuda_graphs import GraphedLoss
 from training.run.recomputation import resolution_blocks
 from training.run.run_options import RunOptions
@@ -104,9 +105,11 @@ def make_state(options: RunOptions, training_set: Dataset, device: torch.device)
     if augment_pipe is not None and options.ada_target is not None:
         ada = AdaController(
             augment_pipe, options.ada_target, options.batch_size, options.ada_interval, options.ada_kimg)
+    called: dict[str, Any] = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D)
+    if options.compile:
+        called = compile_networks(called, device, verbose=options.rank == 0)
     loss = dnnlib.util.construct_class_by_name(
-        device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, augment_pipe=augment_pipe,
-        **options.loss_kwargs)
+        device=device, **called, augment_pipe=augment_pipe, **options.loss_kwargs)
     phases = make_phases(
         G, D, options.G_opt_kwargs, options.D_opt_kwargs, options.G_reg_interval, options.D_reg_interval, device)
     graphs = None

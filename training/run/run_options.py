@@ -101,6 +101,7 @@ class RunOptions:
     stop_after: float | None = None                  # seconds after which this call stops and saves; None: never
     snapshot_seconds: float | None = None            # between snapshots, in the place of ticks; None: ticks count
     sheets: Sequence[Mapping[str, Any]] = ()         # further pictures for every snapshot: `class_name` and arguments
+    compile: bool = False                            # compile phases without second derivatives with torch.compile
 
     step: StepOptions = dataclasses.field(init=False)  # those that a step needs
 

@@ -151,6 +151,9 @@ class TrainOptions:
     checkpoint_activations: bool = performance(
         False, "BOOL", "Save memory: compute activations again for the backward pass instead of keeping them",
         while_running=True)
+    compile: bool = performance(
+        False, "BOOL", "Compile with torch.compile what needs no second derivatives; takes minutes at the start",
+        while_running=True)
     workers: int = performance(
         3, "INT", "Data loader processes", rule=at_least(1), arguments=("data_loader_kwargs.num_workers",),
         while_running=True)
