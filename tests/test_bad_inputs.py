@@ -7,7 +7,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import click
 import numpy as np
 import PIL.Image
 import pytest
+import warm_python
 from bad_inputs import NUMBER_OF_CASES, WORKING, Case, command_line, make_cases, png
 from click.testing import CliRunner
 from network_file_helpers import generator, snapshot
@@ -128,8 +128,7 @@ def run_script(command: str, args: list[str], folder: Path) -> subprocess.Comple
     script, _, sub = command.partition(" ")
     words = ["-m", "ssn_plugin", sub] if script == "plugin" else [str(ROOT / f"{script}.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(
-        [sys.executable, *words, *args], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    result = warm_python.run([*words, *args], cwd=folder, env=env, timeout=120)
     assert result.returncode == 2, f"{args}: {result.stderr}"
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1, f"{args}: {result.stderr}"
     return result

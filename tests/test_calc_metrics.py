@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 from click.testing import CliRunner
 from metric_fixtures import (
     dataset_kwargs,
@@ -121,10 +120,8 @@ def test_the_batch_size_does_not_change_a_result(network):
 def test_two_processes_give_the_result_of_one(network, ssn, tmp_path):
     """Spawned processes need the real command, not a runner inside this one."""
     def measure(*args):
-        done = subprocess.run(
-            [sys.executable, *args], cwd=ROOT, capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
-        assert done.returncode == 0, done.stderr
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = warm_python.run(args, cwd=ROOT, env=env, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

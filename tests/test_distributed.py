@@ -5,16 +5,16 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import os
+import pickle
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import warm_python
 from tiny_run import computed_stats, differences, loop_kwargs, read_lines, write_zip
 
 from metrics import metric_main
@@ -64,11 +64,15 @@ def sum_of_ranks(opts):
     return dict(sum_of_ranks=float(value))
 
 
+def train_in_two_processes(folder):
+    processes.start(train, 2, make_kwargs(Path(folder)), on_cpu=True)
+
+
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "draw_training_plot", None)  # `train` replaces both; pytest puts them back
     monkeypatch.setattr(metric_main, "_metrics", dict(metric_main._metrics))
     train(Place(), make_kwargs(tmp_path / "one"))
-    processes.start(train, 2, make_kwargs(tmp_path / "two"), on_cpu=True)
+    warm_python.call(train_in_two_processes, str(tmp_path / "two"))
 
     files = sorted(path.name for path in (tmp_path / "one" / "rank0").iterdir())
     assert len(files) == 8  # three steps of two phases, and both lazy phases in the first
@@ -113,13 +117,21 @@ def fail(place, argument):
     processes.anywhere(False)
 
 
+def keep_failure(how, path):
+    try:
+        processes.start(fail, 2, how, on_cpu=True)
+    except OSError as err:
+        Path(path).write_bytes(pickle.dumps(err))
+
+
 @pytest.mark.parametrize(("how", "error", "message"), [
     ("refused", FileNotFoundError, "photos/1.png"),
     ("killed", ChildProcessError, "process 1 of the run ended with signal SIGKILL"),
 ])
-def test_the_failure_that_came_first_is_raised(how, error, message):
+def test_the_failure_that_came_first_is_raised(how, error, message, tmp_path):
+    warm_python.call(keep_failure, how, str(tmp_path / "failure"))
     with pytest.raises(error, match=message):
-        processes.start(fail, 2, how, on_cpu=True)
+        raise pickle.loads((tmp_path / "failure").read_bytes())
 
 
 def test_a_single_process_runs_here():
@@ -201,7 +213,8 @@ def test_a_process_that_does_not_come_is_named(launcher_store, monkeypatch):
 def options_of_a_short_run(outdir, zip_path):
     """Eight steps, each of them a tick, with snapshots after the first, fourth, seventh and last."""
     return [f"--outdir={outdir}", f"--data={zip_path}", "--cfg=ssn", "--blocks=2x2", "--block-dim=4", "--kimg=1",
-            "--batch=128", "--batch-gpu=64", "--tick=0.128", "--snap=3", "--metrics=none", "--aug=noaug"]
+            "--channels=8", "--batch=128", "--batch-gpu=64", "--tick=0.128", "--snap=3", "--metrics=none",
+            "--aug=noaug"]
 
 
 def run_folder(outdir):
@@ -210,18 +223,16 @@ def run_folder(outdir):
 
 
 def start_agents(options, folder, env):
-    """torchrun as on two machines, of which each has one process of the run. Their logs go to the folder."""
+    """torchrun as on two machines, of which each has one process of the run. Their logs go below the folder."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3",
+    command = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3",
                "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test", "--monitor-interval=0.1"]
-    agents = []
-    for number in range(2):
-        with open(folder / f"agent{number}.log", "w") as log:
-            agents.append(subprocess.Popen(
-                [*command, "train.py", *options, "--gpus=0"], cwd=ROOT, env=env, stdout=log, stderr=log))
-    return agents
+    folders = [folder / f"agent{number}" for number in range(2)]
+    for path in folders:
+        path.mkdir()
+    return [warm_python.Process([*command, "train.py", *options, "--gpus=0"], path, ROOT, env) for path in folders]
 
 
 def wait_for_ticks(outdir, num, launcher):
@@ -235,10 +246,11 @@ def wait_for_ticks(outdir, num, launcher):
     raise TimeoutError(f"no {num} ticks in {outdir}")
 
 
-def kill_worker(agents, rank):
-    """Kill the process of this rank, whichever agent has started it."""
+def kill_second_worker(agents, outdir):
+    """Kill the process of rank 1, whichever agent has started it: it is the one that has no file of the run open."""
     workers = [worker for agent in agents for worker in psutil.Process(agent.pid).children()]
-    (found,) = [worker for worker in workers if worker.environ().get("RANK") == str(rank)]
+    (found,) = [worker for worker in workers
+                if not any(Path(file.path).is_relative_to(outdir) for file in worker.open_files())]
     found.kill()
 
 
@@ -246,19 +258,18 @@ def test_a_worker_killed_under_torchrun_costs_nothing(tmp_path):
     write_zip(tmp_path / "data.zip")
     env = dict(os.environ, OMP_NUM_THREADS="1")
     options = options_of_a_short_run(tmp_path / "whole", tmp_path / "data.zip")
-    subprocess.run(
-        [sys.executable, "train.py", *options, "--gpus=2"], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    warm_python.run(["train.py", *options, "--gpus=2"], cwd=ROOT, env=env, check=True)
 
     agents = start_agents(options_of_a_short_run(tmp_path / "broken", tmp_path / "data.zip"), tmp_path, env)
     try:
         wait_for_ticks(tmp_path / "broken", 5, agents[0])
-        kill_worker(agents, rank=1)  # of two machines, only that of rank 1 counts this as a restart
+        kill_second_worker(agents, tmp_path / "broken")  # of two machines, only that of rank 1 counts this as a restart
         exit_codes = [agent.wait(timeout=240) for agent in agents]
     finally:
         for agent in agents:
             for process in [*psutil.Process(agent.pid).children(), agent] if agent.poll() is None else []:
                 process.kill()
-    assert exit_codes == [0, 0], (tmp_path / "agent0.log").read_text() + (tmp_path / "agent1.log").read_text()
+    assert exit_codes == [0, 0], "".join(path.read_text() for path in tmp_path.glob("agent*/std*"))
 
     run_dir, whole = run_folder(tmp_path / "broken"), run_folder(tmp_path / "whole")
     assert "Carrying on from" in (run_dir / "log.txt").read_text()

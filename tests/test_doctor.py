@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from click.testing import CliRunner
 from network_file_helpers import discriminator, generator
 from packaging.requirements import Requirement
@@ -76,9 +76,8 @@ def test_a_batch_that_does_not_fit_is_a_problem_and_the_advised_one_is_none(plen
 
 
 def test_outside_a_checkout_it_says_so(tmp_path):
-    command = [sys.executable, "-m", "ssn_plugin", "doctor", "--resolution=16"]
     (tmp_path / "ssn_plugin").symlink_to(ROOT / "ssn_plugin")
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = warm_python.run(["-m", "ssn_plugin", "doctor", "--resolution=16"], cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert re.search(r"PROBLEM host +\S+ lacks", result.stdout)
     assert "-> change to a StyleGAN2-ADA checkout" in result.stdout

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,11 +14,7 @@ def test_every_reference_number_is_reproduced(shared):
     checker = shared / "check_golden.py"
     if not checker.is_file():
         pytest.skip(f"reference checker not found: {checker}")
-    result = subprocess.run(
-        [sys.executable, checker, "--host", ROOT, "--golden", shared / "golden"],
-        capture_output=True,
-        text=True,
-    )
+    result = warm_python.run([checker, "--host", ROOT, "--golden", shared / "golden"], timeout=900)
     failures = [line for line in result.stdout.splitlines() if line.startswith("fail")]
     # An older torch computes nothing in half precision on the CPU.
     impossible = [line for line in failures if "not implemented for 'Half'" in line]

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import warm_python
 from network_file_helpers import assert_same_tensors, discriminator, generator, snapshot
 
 from ssn_plugin import from_stylegan2
@@ -30,14 +29,10 @@ HOST_FILES = ("dnnlib", "torch_utils", "training", "metrics", "legacy.py", "trai
 ENVIRONMENT = dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
 
-def run(command: list[str], cwd: Path, **env: str) -> str:
+def run(words: list[str], cwd: Path, **env: str) -> str:
     """Standard output of a command, which must succeed. Nothing of this checkout is on its path."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    result = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, env={**inherited, **ENVIRONMENT, **env}
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+    return warm_python.run(words, cwd=cwd, env={**inherited, **ENVIRONMENT, **env}, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def test_a_host_without_any_mention_of_it_trains_and_resumes_an_ssn(photos, tmp_
     ]
     script = "import json, sys; from ssn_plugin.cli import main\n" \
              "for line in json.loads(sys.argv[1]): main(line, standalone_mode=False); print(chr(30))"
-    _, images, result, plan, _ = run([sys.executable, "-c", script, json.dumps(commands)], checkout).split("\x1e\n")
+    _, images, result, plan, _ = run(["-c", script, json.dumps(commands)], checkout).split("\x1e\n")
     assert np.isfinite(last_tick(first)["Loss/ssn/distortion"]["mean"])
     assert "seed0001-v02.png  change inside" in images
     assert (first / "metric-ssn_distortion8.jsonl").exists() and '"ssn_distortion8"' in result
@@ -174,8 +169,12 @@ def write_sum(rank: int, arguments: dict[str, Any]) -> None:
         Path(arguments["path"]).write_text(f"{collector.num('number')} {collector.mean('number')}")
 
 
+def write_sum_of_two(path: str) -> None:
+    processes.run_processes(write_sum, 2, dict(path=path))
+
+
 def test_another_host_works_in_two_connected_processes(tmp_path):
-    processes.run_processes(write_sum, 2, dict(path=str(tmp_path / "sum")))
+    warm_python.call(write_sum_of_two, str(tmp_path / "sum"))
     assert (tmp_path / "sum").read_text() == "2 1.5"
 
 

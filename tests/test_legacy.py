@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import pickle
-import subprocess
 import sys
 import textwrap
 import types
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm_python
 from click.testing import CliRunner
 from network_file_helpers import (
     NARROW,
@@ -350,10 +350,7 @@ def test_a_snapshot_opens_in_a_host_that_has_none_of_our_classes(make, tmp_path)
     _write_minimal_host(tmp_path, Path(legacy.__file__).parent)
     (tmp_path / "snapshot.pkl").write_bytes(pickle.dumps(networks))
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_OPEN_SNAPSHOT)], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    warm_python.run(["-c", textwrap.dedent(_OPEN_SNAPSHOT)], cwd=tmp_path, env=env, check=True)
     img, same, logits = torch.load(tmp_path / "out.pt", weights_only=True)
     torch.testing.assert_close(img, image_of(networks["G_ema"]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(same, img, rtol=1e-5, atol=1e-5)

@@ -6,8 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import types
 import zipfile
@@ -16,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import warm_python
 from metric_fixtures import dataset_kwargs, tiny_generator, write_images
 from peak_memory import STATUS
 
@@ -336,7 +335,7 @@ def test_a_killed_run_leaves_no_half_written_cache_and_the_next_one_gives_the_sa
     def run(where):
         script = KILLED_RUN.format(root=root, tests=os.path.join(root, "tests"), where=where, path=str(path))
         env = {**os.environ, "DNNLIB_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True)
+        return warm_python.run(["-c", textwrap.dedent(script)], env=env)
 
     for where in ("within the features", "within the write", "before the rename"):
         assert run(where).returncode == -signal.SIGKILL
@@ -380,8 +379,7 @@ def test_memory_stays_flat_from_2000_to_20000_images():
     peaks = []
     for num in (2_000, 20_000):
         script = textwrap.dedent(MEMORY_RUN.format(root=root, tests=os.path.join(root, "tests"), num=num))
-        done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                              capture_output=True, text=True, check=True)
+        done = warm_python.run(["-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0]
 
@@ -471,6 +469,10 @@ def test_a_silent_monitor_prints_nothing_and_a_loud_one_to_stderr(capsys):
 # Several processes
 
 
+def in_two_processes(folder):
+    torch.multiprocessing.spawn(interleaved, args=(folder,), nprocs=2)
+
+
 def interleaved(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     patch = pytest.MonkeyPatch()   # for the life of this process
@@ -488,7 +490,7 @@ def interleaved(rank, folder):
 
 def test_two_processes_give_the_features_of_one_in_the_same_order(thumbnails, tmp_path):
     data = dataset_kwargs(write_images(tmp_path / "d.zip", 10))
-    torch.multiprocessing.spawn(interleaved, args=(str(tmp_path),), nprocs=2)
+    warm_python.call(in_two_processes, str(tmp_path))
     real = dataset_stats(options(data=data, cache=False), capture_all=True, max_items=9).get_all()
     gen = generator_stats(options(tiny_generator()), 9).get_all()
     for rank in (0, 1):

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm_python
 from network_file_helpers import (
     assert_same_networks,
     assert_same_tensors,
@@ -547,9 +547,7 @@ def test_fifty_kills_during_writes_leave_only_whole_snapshots(tmp_path):
     folder.mkdir()
     repository = Path(legacy.__file__).parent
     env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(_KILLED_WRITER), str(folder), str(source)]
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
+    result = warm_python.run(["-c", textwrap.dedent(_KILLED_WRITER), folder, source], env=env, check=True)
     num_complete, num_interrupted = map(int, result.stdout.split())
     # How many writes a kill hits and how many finish is up to the scheduler; without either, nothing was tried.
     assert num_complete > 0 and num_complete + num_interrupted > 1

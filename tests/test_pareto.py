@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import warm_python
 from click.testing import CliRunner
 
 from benchmarks import pareto, pareto_report, pareto_sheets
@@ -31,8 +31,7 @@ def data(tmp_path_factory):
 
 
 def run_pareto(*arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "pareto.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return warm_python.run([ROOT / "benchmarks" / "pareto.py", *arguments])
 
 
 @pytest.fixture(scope="module")

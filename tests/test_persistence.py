@@ -7,13 +7,13 @@ import importlib
 import io
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import warm_python
 
 import dnnlib
 from torch_utils import persistence
@@ -161,7 +161,7 @@ def test_a_fresh_process_loads_the_network_from_the_embedded_source_alone(net_mo
     folder.mkdir()
     (tmp_path / "net.pkl").rename(folder / "net.pkl")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::DeprecationWarning,error::FutureWarning"}
-    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    result = warm_python.run(["-c", code], cwd=folder, env=env)
     assert result.stdout == f"Net False {net(torch.ones(4)).tolist()}\n", result.stderr
 
 

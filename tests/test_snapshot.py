@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import warm_python
 
 from training.augment import AugmentPipe
 from training.dataset import Dataset
@@ -172,7 +171,7 @@ img = data["G_ema"](torch.load(sys.argv[1] + "/z.pt"), None, noise_mode="const")
 assert data["D"](img, None).shape == (2, 1) and data["training_set_kwargs"] == {"path": "x.zip"}
 torch.save(img, sys.argv[1] + "/img.pt")
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
+    warm_python.run(["-c", code, tmp_path], cwd=ROOT, check=True)
     img = torch.load(tmp_path / "img.pt", weights_only=True)
     torch.testing.assert_close(img, G_ema(z, None, noise_mode="const").detach())
 

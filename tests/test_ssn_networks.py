@@ -1,13 +1,12 @@
 """The SSN generator: reduction to StyleGAN2, spatial modulation, block independence, flat latents."""
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import warm_python
 from torch.autograd import gradcheck, gradgradcheck
 
 from ssn_plugin import networks as ssn
@@ -334,9 +333,7 @@ expected = torch.load("expected.pt", weights_only=True)
 assert torch.equal(G(expected["z"], None, noise_mode="const"), expected["img"])
 assert G.block_grid == [[4, 4]]
 """
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": "."})
-    assert result.returncode == 0, result.stderr
+    warm_python.run(["-c", script], cwd=tmp_path, env={"PYTHONPATH": "."}, check=True)
 
 
 @pytest.mark.gpu

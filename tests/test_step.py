@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm_python
 
 from torch_utils import training_stats
 from training.run import step as training_step
@@ -369,6 +370,10 @@ def test_an_impossible_ada_schedule_is_refused():
 # Several processes
 
 
+def distributed_workers(init_file: str, out_file: str) -> None:
+    torch.multiprocessing.spawn(distributed_worker, args=(init_file, out_file), nprocs=2)
+
+
 def distributed_worker(rank: int, init_file: str, out_file: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
@@ -386,7 +391,7 @@ def distributed_worker(rank: int, init_file: str, out_file: str) -> None:
 
 def test_two_processes_take_the_step_that_one_takes_on_the_whole_batch(tmp_path):
     out_file = str(tmp_path / "weight")
-    torch.multiprocessing.spawn(distributed_worker, args=(str(tmp_path / "init"), out_file), nprocs=2)
+    warm_python.call(distributed_workers, str(tmp_path / "init"), out_file)
     weights = [torch.load(f"{out_file}{rank}", weights_only=True) for rank in range(2)]
     assert torch.equal(weights[0], weights[1])
     single = run_toy_phase(batch_gpu=4, opt_kwargs=dict(SGD, lr=0.8)).G.weight  # 0.8: the share of a lazy main phase

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm_python
 
 from torch_utils import misc, training_stats
 
@@ -135,6 +136,10 @@ def test_changing_the_processes_after_the_first_collector_is_refused():
         training_stats.init_multiprocessing(rank=1, sync_device="cpu")
 
 
+def run_two_ranks(folder: str) -> None:
+    torch.multiprocessing.spawn(run_rank, args=(folder,), nprocs=2)
+
+
 def run_rank(rank: int, folder: str) -> None:
     """One of two processes; raises if anything differs from what both together should see."""
     init_method = (Path(folder) / "rendezvous").as_uri()
@@ -177,4 +182,4 @@ def run_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_see_the_statistics_of_both(tmp_path):
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    warm_python.call(run_two_ranks, str(tmp_path))
