@@ -1,4 +1,7 @@
-"""The main job as a user runs it: draw a data set, train, resample a block; three commands in fresh processes."""
+"""The main job as a user runs it: draw a data set, train, resample a block; three commands in fresh processes.
+
+The only test where scripts start in an interpreter of their own throughout: importing torch takes seconds.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,11 +33,11 @@ def test_castles_become_a_network_whose_blocks_can_be_redrawn(tmp_path):
     data, runs, out = tmp_path / "castles.zip", tmp_path / "runs", tmp_path / "out"
     run("dataset_tool.py", "--source=castles", f"--dest={data}", "--resolution=16x16", "--max-images=64")
     run(
-        "train.py", f"--outdir={runs}", f"--data={data}", "--cfg=ssn", "--blocks=2x2", "--block-dim=8", "--kimg=1",
-        "--tick=0.25", "--snap=2", "--batch=8", "--aug=noaug", "--metrics=none",
+        "train.py", f"--outdir={runs}", f"--data={data}", "--cfg=ssn", "--blocks=2x2", "--block-dim=8", "--channels=8",
+        "--kimg=1", "--tick=0.25", "--snap=2", "--batch=32", "--aug=noaug", "--metrics=none",
     )
     (run_dir,) = runs.iterdir()
-    assert run_dir.name == "00000-castles-ssn-blocks2x2-lambda100-dim8-kimg1-batch8-noaug"
+    assert run_dir.name == "00000-castles-ssn-blocks2x2-lambda100-dim8-channels8-kimg1-batch32-noaug"
     ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     assert len(ticks) >= 4 and all(np.isfinite(tick["Loss/ssn/distortion"]["mean"]) for tick in ticks)
     assert {"reals.png", "fakes_init.png", "log.txt", "training_options.json"} <= {p.name for p in run_dir.iterdir()}
@@ -50,6 +54,8 @@ def test_castles_become_a_network_whose_blocks_can_be_redrawn(tmp_path):
     assert {"seed0007-sheet.png", "seed0007-change.png", "seed0007-recipe.json"} <= {p.name for p in out.iterdir()}
 
     again = tmp_path / "again"
-    run("generate.py", f"--network={snapshot}", f"--recipe={out / 'seed0007-recipe.json'}", f"--outdir={again}")
+    warm_python.run(
+        ["generate.py", f"--network={snapshot}", f"--recipe={out / 'seed0007-recipe.json'}", f"--outdir={again}"], ROOT,
+        check=True)
     for path in out.glob("*.png"):
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name

@@ -213,9 +213,16 @@ def write_networks(folder):
     np.savez(folder / "w.npz", w=np.zeros([1, networks["G_ema"].num_ws, networks["G_ema"].w_dim], dtype=np.float32))
     write_found_recipe(folder, networks["G_ema"])
     (folder / "release").mkdir()
-    (folder / "runtime").mkdir()
+    write_export_folder(folder / "plugin export", data)
+
+
+def write_export_folder(folder, data):
+    """With the smallest network, since each of its operations takes long to export."""
+    (folder / "runtime").mkdir(parents=True)
     for name in site.RUNTIME_FILES:
         (folder / "runtime" / name).touch()
+    networks, _ = from_stylegan2.transfer_networks(snapshot(), [[2, 2]])
+    network_export.save_networks({**networks, "training_set_kwargs": data}, folder / "ssn.pkl")
 
 
 def write_found_recipe(folder, G):
@@ -240,9 +247,11 @@ def write_classifier(folder):
 
 
 @pytest.fixture
-def in_folder(folder, monkeypatch):
-    """The examples are run here, and the library of --log=wandb seems to be installed."""
-    monkeypatch.chdir(folder)
+def in_folder(folder, monkeypatch, request):
+    """The examples are run here, or below in the folder of the command, and the library of --log=wandb seems to be
+    installed."""
+    own = folder / request.node.callspec.params["command"] if hasattr(request.node, "callspec") else folder
+    monkeypatch.chdir(own if own.is_dir() else folder)
     wandb = types.ModuleType("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
