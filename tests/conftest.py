@@ -14,6 +14,18 @@ from metric_fixtures import forget_detectors
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # the networks of the tests are too small to be shared by threads
+LONGEST = ("help_examples", "export", "distributed", "golden", "site_browser", "editor_browser", "pareto", "ops",
+           "cli_chain", "bad_inputs", "calc_metrics", "resume", "host", "network_files")   # files, in seconds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist begins with the files of the most tests, not the longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that no worker is left alone with one of them at the end."""
+    names = [f"test_{name}" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
