@@ -97,19 +97,28 @@ def style_gain(
     to channels, sum_k W^2, and to space: the mean over its window (averaged), or nothing at all (constant).
     """
     energy, kernel = styles.square(), weight.square()
-    if is_compiling():  # the derivative of padding does not keep the layout that the compiler counts on otherwise
-        energy = energy.contiguous()
     taps = weight.shape[2] * weight.shape[3]
     pad = weight.shape[-1] // 2
     if energy.shape[2:] == (1, 1) or pad == 0:
         method = "constant"
     if method == "exact":
-        energy = conv2d_gradfix.conv2d(F.pad(energy, [pad] * 4, mode="replicate"), kernel)
+        energy = conv2d_gradfix.conv2d(replicate_borders(energy, pad), kernel)
         return (energy + eps).rsqrt()
     if method == "averaged":
-        energy = F.avg_pool2d(F.pad(energy, [pad] * 4, mode="replicate"), weight.shape[-1], stride=1)
+        energy = F.avg_pool2d(replicate_borders(energy, pad), weight.shape[-1], stride=1)
     kernel = (kernel.reshape(-1, taps) @ kernel.new_ones([taps])).reshape(weight.shape[:2])  # twice as fast as a sum
     return (ops.map_channels(energy, kernel) + eps).rsqrt()
+
+
+def replicate_borders(x: torch.Tensor, pad: int) -> torch.Tensor:
+    """Continue the outermost rows and columns: [N, C, H, W] -> [N, C, H + 2*pad, W + 2*pad]"""
+    if not is_compiling():
+        return F.pad(x, [pad] * 4, mode="replicate")
+    # The derivative of F.pad has another layout than the one that torch.compile is told of and relies on.
+    for dim in (2, 3):
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+        x = torch.cat([first] * pad + [x] + [last] * pad, dim)
+    return x
 
 
 def limit_range(weight: torch.Tensor, styles: torch.Tensor, mask=None) -> tuple:
