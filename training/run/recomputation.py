@@ -27,7 +27,7 @@ def recomputing(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
     copies and files of them know nothing of it.
     """
     for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     try:
         yield
     finally:
