@@ -17,6 +17,9 @@ from dnnlib.util import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Does torch.compile trace this call? torch 2.1 has no such function.
+is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", lambda: False)
+
 nan_to_num = torch.nan_to_num
 symbolic_assert = torch._assert
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib import EasyDict
+from torch_utils.misc import is_compiling
 
 
 def _activation(index: int, func, alpha: float = 0, gain: float = 1, ref: str = "y", curved: bool = True) -> EasyDict:
@@ -59,7 +60,12 @@ def bias_act(
         y = y if gain == 1 else y * gain
     else:
         # gain * lrelu(x + b) = lrelu(gain*x + gain*b) for gain > 0: one pass that allocates, one in place.
-        y = x * gain if b is None else torch.add(b * gain, x, alpha=gain)
+        if b is None:
+            y = x * gain
+        elif is_compiling():  # Inductor of torch 2.13 forgets the factor of `add` behind a matrix product
+            y = b * gain + x * gain
+        else:
+            y = torch.add(b * gain, x, alpha=gain)
         y = F.leaky_relu_(y, alpha)
     if clamp is None:
         return y

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from torch_utils.misc import is_compiling
+
 from .fma import fma
 
 STRIP = 2**19  # numbers in the part of a strip that one thread works on: they fit a level-2 cache
 LARGE = 2**22  # activations of this many numbers or more do not stay in any cache
-
-# Does torch.compile trace this call? torch 2.1 has no such function.
-is_compiling = getattr(torch.compiler, "is_dynamo_compiling", lambda: False)
 
 _matrices: dict[tuple, torch.Tensor] = {}  # those that `bilinear_matrix` has made
 
